@@ -46,8 +46,22 @@ class Schedule:
     return self.event_steps[-1] if self.event_steps else 0
 
   @property
+  def first_masked_step(self) -> int:
+    """First step whose gradients are the sparse model's."""
+    return self.start + 1 if self.event_steps else 0
+
+  @property
   def final_density(self) -> float:
     return self.densities[-1] if self.densities else 1.0
+
+  def describe(self) -> str:
+    """One phrase for logs and errors."""
+    if not self.event_steps:
+      return f"{self.shape}, no events (steps={self.steps})"
+    return (
+        f"{self.shape}, {len(self.event_steps)} events at {self.start}..{self.end} to density "
+        f"{self.final_density:g} (steps={self.steps})"
+    )
 
   def target_density(self, step: int) -> float:
     """Nominal density after the update of `step`, the one that step's checkpoint has."""

@@ -58,6 +58,11 @@ def is_zero(weight: jax.Array) -> jax.Array:
   return magnitude_key(weight) == 0
 
 
+def is_nonfinite(weight: jax.Array) -> jax.Array:
+  """Whether a weight is NaN or infinite."""
+  return magnitude_key(weight) >= _INFINITY
+
+
 def tiebreak_key(shape: Sequence[int], offset: int) -> jax.Array:
   """int32 hash of each element's global index, offset + its row-major index; equal on every mesh.
 
@@ -96,7 +101,7 @@ def find_cut(weights: Sequence[jax.Array], num_keep: Count) -> Cut:
   Returns:
     The cut; `no_cut()` where fewer than `num_keep` weights are non-zero, or where one is not finite.
   """
-  counted = _count(weights, [lambda w, _: magnitude_key(w) > 0, lambda w, _: magnitude_key(w) >= _INFINITY])
+  counted = _count(weights, [lambda w, _: magnitude_key(w) > 0, lambda w, _: is_nonfinite(w)])
   nonzero, nonfinite = counted
   is_needed = ~counting.at_least(num_keep, nonzero) & ~counting.at_least(nonfinite, counting.split_count(1))
   return lax.cond(is_needed, lambda: _search(weights, num_keep), no_cut)

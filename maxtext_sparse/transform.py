@@ -15,7 +15,7 @@ Usage:
   tx = optax.adamw(1e-3)
   tx = prune(tx, schedule, is_prunable=lambda path: path.endswith("kernel"))
   ...
-  loss = lambda params: f(mask_gradients(params, is_prunable, step > schedule.start))
+  loss = lambda params: f(mask_gradients(params, is_prunable, step >= schedule.first_masked_step))
   updates, state = tx.update(grads, state, params, step=step)
 """
 

@@ -1,0 +1,80 @@
+"""What the hooks share: the sparse run that belongs to a MaxText config, and the train step that is being traced."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import contextvars
+import dataclasses
+from typing import Any
+import weakref
+
+import jax
+
+from maxtext_sparse.config import SparsityKeys, keys_of, run_steps
+from maxtext_sparse.monitor import Monitor
+from maxtext_sparse.prunable import Parameter, select_prunable
+from maxtext_sparse.schedule import Schedule, build_schedule
+
+
+@dataclasses.dataclass
+class SparseRun:
+  """What one config's run prunes and when; `monitor` exists once training has been set up."""
+
+  keys: SparsityKeys
+  schedule: Schedule
+  parameters: tuple[Parameter, ...]
+  monitor: Monitor | None = None
+
+  def __post_init__(self):
+    self._paths = frozenset(p.path for p in self.parameters)
+
+  def is_prunable(self, path: str) -> bool:
+    return path in self._paths
+
+  @property
+  def num_prunable(self) -> int:
+    return sum(p.size for p in self.parameters)
+
+
+_runs: "weakref.WeakKeyDictionary[Any, SparseRun]" = weakref.WeakKeyDictionary()
+
+
+def begin(config: Any, keys: SparsityKeys, parameters: Sequence[Parameter]) -> SparseRun:
+  """Registers the run of a config; the latest optimizer built for it counts."""
+  trainable = config.get_keys().get("trainable_parameters_mask") or ()
+  run = SparseRun(keys, build_schedule(keys, run_steps(config.get_keys())), select_prunable(parameters, keys, trainable))
+  _runs[config] = run
+  return run
+
+
+def run_of(config: Any) -> SparseRun | None:
+  """The run of a config, None where the plugin is inert."""
+  run = _runs.get(config)
+  assert run is not None or not keys_of(config).is_active, "the optimizer of a sparse run was built without the hook"
+  return run
+
+
+@dataclasses.dataclass
+class StepTrace:
+  """A train step being traced: the step counter going in, the event's threshold coming out."""
+
+  step: jax.Array
+  threshold: jax.Array | None = None
+
+
+_trace: contextvars.ContextVar[StepTrace | None] = contextvars.ContextVar("maxtext_sparse_step", default=None)
+
+
+@contextlib.contextmanager
+def tracing(step: jax.Array) -> Iterator[StepTrace]:
+  trace = StepTrace(step)
+  token = _trace.set(trace)
+  try:
+    yield trace
+  finally:
+    _trace.reset(token)
+
+
+def current_trace() -> StepTrace:
+  trace = _trace.get()
+  assert trace is not None, "a sparse run was updated outside MaxText's train_step"
+  return trace

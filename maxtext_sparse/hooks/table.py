@@ -1,0 +1,105 @@
+"""Every MaxText attribute that the plugin replaces. To see what the plugin does to MaxText, read this file."""
+
+from maxtext_sparse.hooks import config_hooks, loop_hooks, metrics_hooks, train_hooks
+from maxtext_sparse.hooks.registry import Hook
+
+HOOKS = (
+    Hook(
+        target="maxtext.configs.pyconfig:_load_config",
+        parameters=("config_name",),
+        wrap=config_hooks.add_defaults,
+        reason="M_* environment variables only reach keys that are in the YAML chain",
+        proof="tests/maxtext/test_config_keys.py",
+    ),
+    Hook(
+        target="maxtext.configs.pyconfig:_initialize_pydantic",
+        parameters=("argv", "config_class", "kwargs"),
+        wrap=config_hooks.extend_config_class,
+        reason="MaxTextConfig forbids unknown keys, and its callers bind the class as a default argument",
+        proof="tests/maxtext/test_config_keys.py",
+    ),
+    Hook(
+        target="maxtext.configs.pyconfig:_prepare_for_pydantic",
+        parameters=("raw_keys", "config_class"),
+        wrap=config_hooks.check_values,
+        reason="last call with all overrides merged before jax.distributed and the devices start",
+        proof="tests/maxtext/test_config_keys.py",
+    ),
+    Hook(
+        target="maxtext.configs.pyconfig:_handle_config_exception",
+        parameters=("e",),
+        wrap=config_hooks.keep_one_line,
+        reason="a user's mistake is one line, not a banner or a traceback",
+        proof="tests/maxtext/test_config_keys.py",
+    ),
+    Hook(
+        target="maxtext.optimizers.optimizers:get_optimizer",
+        parameters=("config", "learning_rate_schedule", "model", "mesh"),
+        wrap=train_hooks.wrap_optimizer,
+        reason="all trainers but RL build their optimizer through this attribute",
+        proof="tests/maxtext/test_train.py",
+    ),
+    Hook(
+        target="maxtext.trainers.pre_train.train:train_step",
+        parameters=("model", "config", "state_mesh_shardings", "params_shardings", "state", "data", "dropout_rng"),
+        wrap=train_hooks.publish_step,
+        reason="the schedule follows the train state's step; optimizer counts stop on skipped steps",
+        proof="tests/maxtext/test_train.py",
+    ),
+    Hook(
+        target="maxtext.trainers.pre_train.train:loss_fn",
+        parameters=("model", "config", "data", "dropout_rng", "params", "sparsity_state", "is_train"),
+        wrap=train_hooks.mask_loss_gradients,
+        reason="gradients must be masked before accumulation, clipping and norms, all of which follow the loss",
+        proof="tests/maxtext/test_train.py",
+    ),
+    Hook(
+        target="maxtext.utils.train_utils:setup_train_loop",
+        parameters=("config", "recorder", "devices"),
+        wrap=loop_hooks.guard_resume,
+        reason="first moment at which the restored state is known, before any step",
+        proof="tests/maxtext/test_resume.py",
+    ),
+    Hook(
+        target="maxtext.common.checkpointing:maybe_save_checkpoint",
+        parameters=("checkpoint_manager", "state", "config", "data_iterator", "step"),
+        wrap=loop_hooks.observe_steps,
+        reason="called after every update with the new state, before the next step donates it",
+        proof="tests/maxtext/test_train.py",
+    ),
+    Hook(
+        target="maxtext.trainers.pre_train.train:training_loop_iteration",
+        parameters=("jax_device_state", "python_vars", "immutable_data"),
+        wrap=loop_hooks.evaluate_last_step,
+        reason="the final checkpoint must have an eval loss",
+        proof="tests/maxtext/test_metrics.py",
+    ),
+    Hook(
+        target="maxtext.trainers.pre_train.train:train_loop",
+        parameters=("config", "recorder", "state"),
+        wrap=loop_hooks.require_completion,
+        reason="MaxText ends with status 0 when its data runs out",
+        proof="tests/maxtext/test_resume.py",
+    ),
+    Hook(
+        target="maxtext.common.metric_logger:MetricLogger.write_metrics",
+        parameters=("self", "metrics", "step", "metric_type"),
+        wrap=metrics_hooks.add_scalars,
+        reason="feeds every sink at once: file, TensorBoard, GCS, W&B, step line",
+        proof="tests/maxtext/test_metrics.py",
+    ),
+    Hook(
+        target="maxtext.common.metric_logger:MetricLogger.write_metrics_locally",
+        parameters=("self", "metrics", "step"),
+        wrap=metrics_hooks.keep_all_rows,
+        reason="stock truncates the metrics file at every eval and repeats rows after a resume",
+        proof="tests/maxtext/test_metrics.py",
+    ),
+    Hook(
+        target="maxtext.utils.max_logging:log",
+        parameters=("user_str",),
+        wrap=metrics_hooks.extend_step_line,
+        reason="the step line is assembled and logged in one call",
+        proof="tests/maxtext/test_metrics.py",
+    ),
+)

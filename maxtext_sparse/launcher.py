@@ -1,0 +1,107 @@
+"""Runs a MaxText entry point in this process with the plugin installed, and turns expected failures into one line."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import importlib
+import os
+import sys
+import tempfile
+
+from maxtext_sparse import hooks
+from maxtext_sparse.config import ConfigError
+from maxtext_sparse.hooks import HookError
+
+_USAGE_STATUS = 2
+_FAILURE_STATUS = 1
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+  """Prints the package's own errors as one line and exits: 2 for a bad config, 1 for a run that failed."""
+  try:
+    yield
+  except (ConfigError, HookError) as error:
+    _exit_with(error, _USAGE_STATUS)
+  except RuntimeError as error:
+    from maxtext_sparse.monitor import RunError  # imports jax, which a bad command line need not
+
+    if not isinstance(error, RunError):
+      raise
+    _exit_with(error, _FAILURE_STATUS)
+
+
+def run_module(module: str, arguments: Sequence[str]) -> None:
+  """Imports `module` and calls its `main` as `python -m module` would, hooks installed.
+
+  The module is not run as `__main__`: hooks reach the imported module, not a second copy of it.
+  """
+  with one_line_errors(), merged_configs(arguments) as merged:
+    hooks.install()
+    from absl import app
+
+    try:
+      main = importlib.import_module(module).main
+    except (ImportError, AttributeError) as error:
+      raise ConfigError(f"MODULE={module}: not a MaxText entry point ({error})") from error
+    app.run(main, argv=[module_path(module), *merged])
+
+
+def module_path(module: str) -> str:
+  """argv[0] of `python -m module`, from which MaxText infers the default config."""
+  return importlib.import_module(module).__file__ or module
+
+
+@contextlib.contextmanager
+def merged_configs(arguments: Sequence[str]) -> Iterator[list[str]]:
+  """The arguments with several leading config files replaced by one, merged left to right."""
+  configs = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
+  if len(configs) < 2:
+    yield list(arguments)
+    return
+  with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as directory:
+    path = os.path.join(directory, "merged.yml")
+    with open(path, "w", encoding="utf-8") as file:
+      file.write(merge_configs(configs))
+    yield [path, *(argument for argument in arguments if argument not in configs)]
+
+
+def merge_configs(paths: Sequence[str]) -> str:
+  """YAML of several config files, later ones winning; they share the one `base_config` that any of them names.
+
+  Raises:
+    ConfigError: a file is missing or not a mapping, or two files name different bases.
+  """
+  import yaml
+
+  merged: dict = {}
+  for path in paths:
+    content = yaml.safe_load(_read(path))
+    if not isinstance(content, dict):
+      raise ConfigError(f"{path}: not a MaxText config, must be a YAML mapping")
+    base = _absolute_base(path, content.get("base_config"))
+    if base and merged.get("base_config", base) != base:
+      raise ConfigError(f"base_config={base}: {path} names another base than the files before it, keep one")
+    merged |= content | ({"base_config": base} if base else {})
+  merged.setdefault("base_config", "base.yml")
+  return yaml.safe_dump(merged, sort_keys=False)
+
+
+def _absolute_base(path: str, base: str | None) -> str | None:
+  """Relative bases are looked up beside the file first and in MaxText's own folder else, as MaxText does."""
+  if not base or os.path.isabs(base):
+    return base
+  beside = os.path.join(os.path.dirname(os.path.abspath(path)), base)
+  return beside if os.path.isfile(beside) else base
+
+
+def _read(path: str) -> str:
+  try:
+    with open(path, encoding="utf-8") as file:
+      return file.read()
+  except OSError as error:
+    raise ConfigError(f"{path}: cannot read this config file ({error.strerror})") from error
+
+
+def _exit_with(error: Exception, status: int) -> None:
+  print(f"maxtext-sparse: error: {error}", file=sys.stderr)
+  sys.exit(status)
