@@ -13,8 +13,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from maxtext_sparse import counting
-from maxtext_sparse import threshold
+from maxtext_sparse import counting, threshold
 from maxtext_sparse.prunable import Parameter, path_string
 
 
@@ -47,18 +46,18 @@ class Census:
 
 
 class PendingCensus:
-  """A census under way on the devices; `result()` waits for it and reads it once."""
+  """A census under way on the devices; `result` waits for it and reads it."""
 
   def __init__(self, parameters: Sequence[Parameter], weights: Mapping[str, jax.Array]):
     self._parameters = tuple(parameters)
     self._counts = _count_matrices(self._parameters, [weights[p.path] for p in parameters])
 
-  @functools.cache
   def result(self) -> Census:
     nonzero, nonfinite, sizes = {}, {}, {}
-    for parameter, (live, bad) in zip(self._parameters, jax.device_get(self._counts)):
-      for name, live_count, bad_count in zip(parameter.matrix_names(), _per_matrix(parameter, live), _per_matrix(parameter, bad)):
-        nonzero[name], nonfinite[name], sizes[name] = live_count, bad_count, parameter.matrix_size
+    for parameter, counts in zip(self._parameters, jax.device_get(self._counts)):
+      live, bad = (_per_matrix(parameter, count) for count in counts)
+      for i, name in enumerate(parameter.matrix_names()):
+        nonzero[name], nonfinite[name], sizes[name] = live[i], bad[i], parameter.matrix_size
     return Census(nonzero, nonfinite, sizes)
 
 
@@ -82,9 +81,7 @@ def _compiled_count(parameters: tuple[Parameter, ...], replicated: NamedSharding
   def count(weights):
     # Layer axes go first so that the partial counts unfold in the order of matrix_names.
     moved = [_layers_first(p, w) for p, w in zip(parameters, weights)]
-    return [
-        tuple(counting.count_where(predicates, w, keep=range(len(p.layer_axes)))) for p, w in zip(parameters, moved)
-    ]
+    return [tuple(counting.count_where(predicates, w, keep=range(len(p.layer_axes)))) for p, w in zip(parameters, moved)]
 
   return jax.jit(count, out_shardings=replicated)
 

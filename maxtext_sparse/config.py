@@ -5,7 +5,8 @@ in any YAML, on the command line and as an `M_*` environment variable.
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+import difflib
 import re
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ class ConfigError(ValueError):
 def _none_to_default(value: Any, info: pydantic.ValidationInfo) -> Any:
   """MaxText's config loader turns the YAML string "none" into None."""
   if value is None:
-    return SparsityKeys.model_fields[info.field_name].get_default(call_default_factory=True)
+    return DEFAULTS[str(info.field_name)]
   return value
 
 
@@ -36,6 +37,13 @@ def _to_list(value: Any) -> Any:
   return list(value) if isinstance(value, tuple) else value
 
 
+def _from_sexagesimal(value: Any) -> Any:
+  """YAML 1.1 reads an unquoted 2:4 as the base-60 integer 124."""
+  if isinstance(value, int) and not isinstance(value, bool):
+    return f"{value // 60}:{value % 60}"
+  return value
+
+
 _OrDefault = pydantic.BeforeValidator(_none_to_default)
 _Patterns = Annotated[list[str], pydantic.BeforeValidator(_to_list), _OrDefault]
 
@@ -50,7 +58,7 @@ class SparsityKeys(pydantic.BaseModel):
   # Which weights compete with each other for survival.
   pruning_scope: Annotated[Literal["global", "per_matrix", "erk"], _OrDefault] = "global"
   # n:m keeps n of m neighbours along the contraction axis.
-  pruning_structure: Annotated[str, pydantic.Field(pattern=r"^(none|\d+:\d+)$"), _OrDefault] = "none"
+  pruning_structure: Annotated[str, pydantic.BeforeValidator(_from_sexagesimal), _OrDefault] = "none"
   pruning_score: Annotated[Literal["magnitude", "magnitude_rms", "random"], _OrDefault] = "magnitude"
   pruning_schedule: Annotated[Literal["geometric", "cubic", "linear"], _OrDefault] = "geometric"
   # P, steps between pruning events.
@@ -69,6 +77,14 @@ class SparsityKeys(pydantic.BaseModel):
   # Regular expressions over paths of prunable parameters: prune only these / leave these dense.
   prune_include: _Patterns = []
   prune_exclude: _Patterns = []
+
+  @pydantic.field_validator("pruning_structure")
+  @classmethod
+  def _structure_is_n_of_m(cls, structure: str) -> str:
+    n, _, m = structure.partition(":")
+    if structure != "none" and not (n.isdigit() and m.isdigit() and 0 < int(n) < int(m)):
+      raise ValueError("must be 'none' or 'n:m' with 0 < n < m, such as '2:4'")
+    return structure
 
   @pydantic.field_validator("prune_include", "prune_exclude")
   @classmethod
@@ -125,15 +141,15 @@ def run_steps(raw: Mapping[str, Any]) -> int:
 def _one_line(error: pydantic.ValidationError) -> str:
   first = error.errors()[0]
   key = ".".join(str(part) for part in first["loc"][:1])
-  reason = first["msg"].removeprefix("Value error, ")
-  return f"{key}={first['input']!r}: {reason[0].lower()}{reason[1:]}"
+  reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+  return f"{key}={first['input']!r}: {reason}"
 
 
 # Values that the config accepts and this version does not train with: key -> the values that it does.
 _SUPPORTED = {
-    "pruning_scope": ("global",),
-    "pruning_structure": ("none",),
-    "pruning_score": ("magnitude",),
+  "pruning_scope": ("global",),
+  "pruning_structure": ("none",),
+  "pruning_score": ("magnitude",),
 }
 
 
@@ -160,39 +176,40 @@ def _check_steps(keys: SparsityKeys) -> None:
   total = keys.gmp_dense_fraction + keys.gmp_prune_fraction
   if start < 0 and total > 1.0 + 1e-9:
     raise ConfigError(
-        f"gmp_prune_fraction={keys.gmp_prune_fraction}: with gmp_dense_fraction={keys.gmp_dense_fraction} "
-        f"the sum is {total:g}, must be at most 1"
+      f"gmp_prune_fraction={keys.gmp_prune_fraction}: with gmp_dense_fraction={keys.gmp_dense_fraction} "
+      f"the sum is {total:g}, must be at most 1"
     )
 
 
 def _refuse_combinations(keys: SparsityKeys, raw: Mapping[str, Any]) -> None:
   """Refuses other MaxText features that would silently break the algorithm."""
-  name, value = next(((key, keys_value) for key, keys_value in _activating(keys)), ("sparsity", keys.sparsity))
+  name = next(key for key in ("sparsity", "pruning_method", "pruning_structure") if getattr(keys, key) != DEFAULTS[key])
   why_not = {
-      "enable_diloco": "DiLoCo averages weights outside the optimizer and would revive pruned ones",
-      "use_dpo": "preference training does not pass through the hooked train step",
-      "use_grpo": "RL trainers do not pass through the hooked train step",
+    "enable_diloco": "DiLoCo averages weights outside the optimizer and would revive pruned ones",
+    "use_dpo": "preference training does not pass through the hooked train step",
+    "use_grpo": "RL trainers do not pass through the hooked train step",
   }
   for key, reason in why_not.items():
     if raw.get(key):
-      raise ConfigError(f"{key}={raw[key]}: {reason}, set {key}=False or {name}={DEFAULTS[name]} (is {value})")
+      raise ConfigError(f"{key}={raw[key]}: {reason}, set {key}=False or {name}={DEFAULTS[name]}")
   lora = raw.get("lora") or {}
-  if isinstance(lora, Mapping) and lora.get("enable_lora") or raw.get("enable_lora"):
+  if (isinstance(lora, Mapping) and lora.get("enable_lora")) or raw.get("enable_lora"):
     raise ConfigError("lora.enable_lora=True: the prunable kernels are frozen under LoRA, merge the adapter first")
   if raw.get("weight_sparsity_n") or raw.get("weight_sparsity_m"):
     raise ConfigError(
-        f"weight_sparsity_n={raw.get('weight_sparsity_n')}: MaxText's own N:M path and {name} exclude each other, "
-        "drop weight_sparsity_n and weight_sparsity_m"
+      f"weight_sparsity_n={raw.get('weight_sparsity_n')}: MaxText's own N:M path and {name} exclude each other, "
+      "drop weight_sparsity_n and weight_sparsity_m"
     )
   if raw.get("enable_rampup_batch_size") and keys.gmp_start_step < 0 and keys.gmp_fraction_of == "compute":
     raise ConfigError(
-        "enable_rampup_batch_size=True: steps differ in compute, give gmp_start_step and gmp_end_step "
-        "or gmp_fraction_of=steps"
+      "enable_rampup_batch_size=True: steps differ in compute, give gmp_start_step and gmp_end_step "
+      "or gmp_fraction_of=steps"
     )
 
 
-def _activating(keys: SparsityKeys):
-  for name in ("sparsity", "pruning_method", "pruning_structure"):
-    value = getattr(keys, name)
-    if value != DEFAULTS[name]:
-      yield name, value
+def refuse_misspelt(raw: Mapping[str, Any], known: Container[str]) -> None:
+  """Raises ConfigError for an unknown key that looks like one of ours; MaxText lists all its 850 keys instead."""
+  for key in raw:
+    close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75) if key not in known else []
+    if close:
+      raise ConfigError(f"{key}={raw[key]}: no such key, did you mean {close[0]}?")

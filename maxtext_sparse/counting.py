@@ -37,8 +37,8 @@ def at_least(count: Count, bound: Count) -> jax.Array:
 def sum_counts(partials: Sequence[jax.Array]) -> Count:
   """Adds int32 arrays of partial counts, each below 2^31, into one Count."""
   assert sum(p.size for p in partials) < _MAX_PARTIALS, "too many partial counts"
-  high = sum(jnp.sum(p >> _BASE_BITS) for p in partials)
-  low = sum(jnp.sum(p & (2**_BASE_BITS - 1)) for p in partials)
+  high = sum((jnp.sum(p >> _BASE_BITS) for p in partials), jnp.int32(0))
+  low = sum((jnp.sum(p & (2**_BASE_BITS - 1)) for p in partials), jnp.int32(0))
   return Count(high + (low >> _BASE_BITS), low & (2**_BASE_BITS - 1))
 
 
@@ -61,7 +61,7 @@ def reduced_axes(shape: Sequence[int], keep: Sequence[int] = ()) -> tuple[int, .
 
 
 def count_where(
-    predicates: Sequence[Callable[[jax.Array], jax.Array]], array: jax.Array, keep: Sequence[int] = ()
+  predicates: Sequence[Callable[[jax.Array], jax.Array]], array: jax.Array, keep: Sequence[int] = ()
 ) -> list[jax.Array]:
   """For each predicate, how many elements of `array` satisfy it; int32 partial counts over the kept axes.
 

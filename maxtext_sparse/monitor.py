@@ -46,9 +46,9 @@ class Monitor:
       keep = schedule.keep_counts(self.plan.num_prunable)[-1]
       if census.total_nonzero > keep + _TOLERANCE * self.plan.num_prunable:
         raise RunError(
-            f"step {start_step}: density {census.total_nonzero / self.plan.num_prunable:.6f} is above the target "
-            f"{schedule.final_density:g} and the last event, step {schedule.end}, is over; extend gmp_end_step or "
-            "resume an earlier checkpoint"
+          f"step {start_step}: density {census.total_nonzero / self.plan.num_prunable:.6f} is above the target "
+          f"{schedule.final_density:g} and the last event, step {schedule.end}, is over; extend gmp_end_step or "
+          "resume an earlier checkpoint"
         )
     past = [event for event in schedule.event_steps if event < start_step]
     last_event = self._record.read_event(past[-1]) if past else None
@@ -74,13 +74,13 @@ class Monitor:
     plan, num_steps = self.plan, step + 1
     active_sum = plan.schedule.active_sum(num_steps, plan.num_prunable, plan.begin_step, plan.begin_active)
     scalars = {
-        "pruning/prunable": plan.num_prunable,
-        "pruning/nonzero_prunable": self._latest.total_nonzero,
-        "pruning/density": self._latest.total_nonzero / plan.num_prunable,
-        "pruning/target_density": plan.schedule.target_density(step),
-        "pruning/threshold": self._threshold,
-        "pruning/average_params": active_sum / num_steps,
-        "pruning/min_matrix_density": min(self._latest.densities.values()),
+      "pruning/prunable": plan.num_prunable,
+      "pruning/nonzero_prunable": self._latest.total_nonzero,
+      "pruning/density": self._latest.total_nonzero / plan.num_prunable,
+      "pruning/target_density": plan.schedule.target_density(step),
+      "pruning/threshold": self._threshold,
+      "pruning/average_params": active_sum / num_steps,
+      "pruning/min_matrix_density": min(self._latest.densities.values()),
     }
     if self._tokens_per_step is not None:
       scalars["pruning/effective_flops"] = 6.0 * self._tokens_per_step * active_sum
@@ -95,8 +95,8 @@ class Monitor:
     schedule = self.plan.schedule
     if self._last_step < schedule.steps - 1:
       raise RunError(
-          f"steps={schedule.steps}: training stopped after step {self._last_step}, before the schedule was over; "
-          "give it more data (or num_epoch) and resume"
+        f"steps={schedule.steps}: training stopped after step {self._last_step}, before the schedule was over; "
+        "give it more data (or num_epoch) and resume"
       )
     self._settle(self._last_step, None)
     assert self._latest is not None
@@ -104,7 +104,7 @@ class Monitor:
       keep = schedule.keep_counts(self.plan.num_prunable)[-1]
       if self._latest.total_nonzero > keep + _TOLERANCE * self.plan.num_prunable:
         raise RunError(
-            f"sparsity={1 - schedule.final_density:g}: {self._latest.total_nonzero} weights are left, the target is {keep}"
+          f"sparsity={1 - schedule.final_density:g}: {self._latest.total_nonzero} weights are left, the target is {keep}"
         )
 
   def _settle(self, step: int, threshold: jax.Array | None) -> None:
@@ -120,14 +120,14 @@ class Monitor:
   def _settle_event(self, step: int, census: Census) -> None:
     densities = census.densities
     self._record.write_event(
-        step,
-        {
-            "density": census.total_nonzero / self.plan.num_prunable,
-            "target_density": self.plan.schedule.target_density(step),
-            "nonzero_prunable": census.total_nonzero,
-            "threshold": self._threshold,
-            "matrices": densities,
-        },
+      step,
+      {
+        "density": census.total_nonzero / self.plan.num_prunable,
+        "target_density": self.plan.schedule.target_density(step),
+        "nonzero_prunable": census.total_nonzero,
+        "threshold": self._threshold,
+        "matrices": densities,
+      },
     )
     thin = [name for name in thin_matrices(densities) if name not in self._known_thin]
     self._known_thin.update(thin)
@@ -138,4 +138,6 @@ class Monitor:
 
   def _refuse_nonfinite(self, step: int, census: Census) -> None:
     if census.broken:
-      raise RunError(f"step {step}: weights are not finite in {', '.join(census.broken[:4])}; the mask was left unchanged")
+      raise RunError(
+        f"step {step}: weights are not finite in {', '.join(census.broken[:4])}; the mask was left unchanged"
+      )

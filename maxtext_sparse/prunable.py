@@ -64,13 +64,13 @@ def path_string(key_path: Sequence[Any]) -> str:
 
 def parameters_of(tree: Any) -> tuple[Parameter, ...]:
   """Describes every leaf of a tree of arrays, shapes, or flax variables with logical axis names, in tree order."""
-  is_variable = lambda node: hasattr(node, "get_metadata") or hasattr(node, "names")  # noqa: E731
+  is_variable = lambda node: hasattr(node, "get_metadata") or hasattr(node, "names")
   leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_variable)
   return tuple(Parameter(path_string(path), _shape(leaf), _layer_axes(leaf)) for path, leaf in leaves)
 
 
 def select_prunable(
-    parameters: Iterable[Parameter], keys: SparsityKeys, trainable_patterns: Sequence[str] = ()
+  parameters: Iterable[Parameter], keys: SparsityKeys, trainable_patterns: Sequence[str] = ()
 ) -> tuple[Parameter, ...]:
   """The parameters that a run prunes.
 
@@ -108,7 +108,9 @@ def _require_matches(keys: SparsityKeys, linear: Sequence[str], every: Sequence[
   for key in ("prune_include", "prune_exclude"):
     for pattern in getattr(keys, key):
       if not any(re.search(pattern, path) for path in linear):
-        raise ConfigError(f"{key}={pattern!r}: matches none of the {len(linear)} prunable parameters, such as {linear[0]}")
+        raise ConfigError(
+          f"{key}={pattern!r}: matches none of the {len(linear)} prunable parameters, such as {linear[0]}"
+        )
   keyword = keys.do_not_prune_kw
   if keyword and not any(keyword in path for path in every):
     raise ConfigError(f"do_not_prune_kw={keyword!r}: is part of no parameter path, such as {linear[0]}")

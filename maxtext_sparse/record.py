@@ -56,8 +56,9 @@ class RunRecord:
       return None
     try:
       raw = json.loads(path.read_text())
-      schedule = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.pop("schedule").items()}
-      return Plan(Schedule(**schedule), prunable=tuple(raw.pop("prunable")), **raw)
+      fields = raw.pop("schedule")
+      schedule = Schedule(fields["steps"], tuple(fields["event_steps"]), tuple(fields["densities"]), fields["shape"])
+      return Plan(schedule, prunable=tuple(raw.pop("prunable")), **raw)
     except (ValueError, TypeError, KeyError) as error:
       raise ConfigError(f"{path}: not a schedule record ({error}), restore or delete it") from error
 
@@ -100,9 +101,9 @@ def reconcile(recorded: Plan | None, asked: Plan, is_reschedule: bool) -> Plan:
   if recorded.shifts(asked):
     what = "the set of pruned parameters" if recorded.schedule.event_steps == asked.schedule.event_steps else "schedule"
     raise ConfigError(
-        f"{what}: this run began with {recorded.schedule.describe()} over {len(recorded.prunable)} parameters, the "
-        f"config asks for {asked.schedule.describe()} over {len(asked.prunable)}; restore the old steps and sparsity "
-        "keys, or set gmp_reschedule=True"
+      f"{what}: this run began with {recorded.schedule.describe()} over {len(recorded.prunable)} parameters, the "
+      f"config asks for {asked.schedule.describe()} over {len(asked.prunable)}; restore the old steps and sparsity "
+      "keys, or set gmp_reschedule=True"
     )
   return dataclasses.replace(asked, begin_step=recorded.begin_step, begin_active=recorded.begin_active)
 
@@ -111,8 +112,8 @@ def refuse_dense_resume(recorded: Plan | None, is_reschedule: bool) -> None:
   """Raises ConfigError when a sparse run would go on without the plugin's mask and regrow its zeros."""
   if recorded is not None and not is_reschedule:
     raise ConfigError(
-        f"sparsity=0: this run began with {recorded.schedule.describe()} and would regrow what it pruned; restore its "
-        "sparsity keys, or set pruning_method=hold and gmp_reschedule=True to keep the zeros, or gmp_reschedule=True"
+      f"sparsity=0: this run began with {recorded.schedule.describe()} and would regrow what it pruned; restore its "
+      "sparsity keys, or set pruning_method=hold and gmp_reschedule=True to keep the zeros, or gmp_reschedule=True"
     )
 
 
@@ -130,7 +131,9 @@ def begin_late(plan: Plan, start_step: int, num_nonzero: int) -> Plan:
 
   Where the checkpoint is as sparse as the schedule wants it, the earlier events are taken as done; else as missed.
   """
-  due = [keep for event, keep in zip(plan.schedule.event_steps, plan.schedule.keep_counts(plan.num_prunable)) if event < start_step]
+  schedule = plan.schedule
+  keep_counts = schedule.keep_counts(plan.num_prunable)
+  due = [keep for event, keep in zip(schedule.event_steps, keep_counts) if event < start_step]
   if not due or num_nonzero <= due[-1]:
     return plan
   return dataclasses.replace(plan, begin_step=start_step, begin_active=num_nonzero)

@@ -59,8 +59,8 @@ class Schedule:
     if not self.event_steps:
       return f"{self.shape}, no events (steps={self.steps})"
     return (
-        f"{self.shape}, {len(self.event_steps)} events at {self.start}..{self.end} to density "
-        f"{self.final_density:g} (steps={self.steps})"
+      f"{self.shape}, {len(self.event_steps)} events at {self.start}..{self.end} to density "
+      f"{self.final_density:g} (steps={self.steps})"
     )
 
   def target_density(self, step: int) -> float:
@@ -168,8 +168,8 @@ def derive_bounds(keys: SparsityKeys, steps: int) -> tuple[int, int]:
   period = keys.gmp_pruning_frequency
   if length < period and not one_shot:
     raise ConfigError(
-        f"gmp_pruning_frequency={period}: longer than the pruning phase of {length:.0f} steps "
-        f"(steps={steps}), must be at most {max(1, int(length))}"
+      f"gmp_pruning_frequency={period}: longer than the pruning phase of {length:.0f} steps "
+      f"(steps={steps}), must be at most {max(1, int(length))}"
     )
   first = round(start / period) * period
   return first, max(first, round((start + length) / period) * period)
@@ -190,9 +190,9 @@ def _densities(keys: SparsityKeys, num_events: int) -> tuple[float, ...]:
   """
   sparsity = keys.sparsity
   shapes = {
-      "geometric": lambda x: (1.0 - sparsity) ** x,
-      "cubic": lambda x: 1.0 - sparsity + sparsity * (1.0 - x) ** 3,
-      "linear": lambda x: 1.0 - sparsity * x,
+    "geometric": lambda x: (1.0 - sparsity) ** x,
+    "cubic": lambda x: 1.0 - sparsity + sparsity * (1.0 - x) ** 3,
+    "linear": lambda x: 1.0 - sparsity * x,
   }
   density = shapes[keys.pruning_schedule]
   return (*(density((i + 1) / num_events) for i in range(num_events - 1)), 1.0 - sparsity)
@@ -203,6 +203,7 @@ def phase_shares(schedule: Schedule) -> tuple[float, float, float]:
 
   Dense: steps 0..start-1; pruning: start..end-1; recovery: the rest (the arithmetic of the authors' configs).
   """
+
   def compute(begin: int, stop: int) -> float:
     return math.fsum(_forward_densities(schedule, begin, stop))
 

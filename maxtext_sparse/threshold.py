@@ -122,7 +122,7 @@ def _search(weights: Sequence[jax.Array], num_keep: Count) -> Cut:
 
 
 def _largest_key(
-    weights: Sequence[jax.Array], num_keep: Count, reaches: Callable[[jax.Array, int, jax.Array], jax.Array]
+  weights: Sequence[jax.Array], num_keep: Count, reaches: Callable[[jax.Array, int, jax.Array], jax.Array]
 ) -> tuple[jax.Array, Count]:
   """Largest int32 key that at least `num_keep` weights reach, and how many do; or any key that exactly so many reach.
 

@@ -28,8 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maxtext_sparse import counting
-from maxtext_sparse import threshold
+from maxtext_sparse import counting, threshold
 from maxtext_sparse.prunable import path_string
 from maxtext_sparse.schedule import Schedule
 from maxtext_sparse.threshold import Cut
@@ -38,10 +37,10 @@ PathFilter = Callable[[str], bool]
 
 
 def prune(
-    inner: optax.GradientTransformation,
-    schedule: Schedule,
-    is_prunable: PathFilter,
-    on_threshold: Callable[[jax.Array], None] | None = None,
+  inner: optax.GradientTransformation,
+  schedule: Schedule,
+  is_prunable: PathFilter,
+  on_threshold: Callable[[jax.Array], None] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Wraps an optimizer so that it prunes on schedule (paper section 3).
 

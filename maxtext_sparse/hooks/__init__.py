@@ -20,8 +20,8 @@ def maxtext_version() -> str:
     return importlib.metadata.version("maxtext")
   except importlib.metadata.PackageNotFoundError:
     raise HookError(
-        f"maxtext: not installed here, install it first: uv pip install 'maxtext[tpu]=={SUPPORTED_VERSIONS[-1]}' "
-        "--resolution=lowest"
+      f"maxtext: not installed here, install it first: uv pip install 'maxtext[tpu]=={SUPPORTED_VERSIONS[-1]}' "
+      "--resolution=lowest"
     ) from None
 
 

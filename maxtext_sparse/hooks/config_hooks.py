@@ -5,7 +5,7 @@ import functools
 from maxtext.configs import types
 import omegaconf
 
-from maxtext_sparse.config import ConfigError, DEFAULTS, SparsityKeys, parse_keys, run_steps
+from maxtext_sparse.config import ConfigError, DEFAULTS, parse_keys, refuse_misspelt, run_steps, SparsityKeys
 from maxtext_sparse.schedule import build_schedule
 
 
@@ -43,6 +43,7 @@ def check_values(prepare_for_pydantic):
   """`pyconfig._prepare_for_pydantic`: the last call before jax.distributed starts, with all overrides merged."""
 
   def prepare_checked(raw_keys, config_class=types.MaxTextConfig):
+    refuse_misspelt(raw_keys, config_class.model_fields)
     prepared = prepare_for_pydantic(raw_keys, config_class=config_class)
     keys = parse_keys(prepared)
     if keys.is_active:

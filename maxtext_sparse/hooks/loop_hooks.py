@@ -8,7 +8,7 @@ from maxtext_sparse import record as records
 from maxtext_sparse.census import PendingCensus, prunable_weights
 from maxtext_sparse.config import keys_of
 from maxtext_sparse.hooks import runs
-from maxtext_sparse.monitor import Monitor, logger
+from maxtext_sparse.monitor import logger, Monitor
 from maxtext_sparse.record import Plan, RunRecord
 
 
@@ -79,4 +79,6 @@ def _begin(run: runs.SparseRun, config, run_record: RunRecord, start_step: int, 
   run.monitor = Monitor(plan, run.parameters, run_record, tokens)
   run.monitor.begin(start_step, census)
   run_record.write_plan(plan)
-  logger.info("sparse pre-training of %d weights from step %d: %s", plan.num_prunable, start_step, run.schedule.describe())
+  logger.info(
+    "sparse pre-training of %d weights from step %d: %s", plan.num_prunable, start_step, run.schedule.describe()
+  )

@@ -9,26 +9,36 @@ import weakref
 
 import jax
 
-from maxtext_sparse.config import SparsityKeys, keys_of, run_steps
+from maxtext_sparse.config import keys_of, run_steps, SparsityKeys
 from maxtext_sparse.monitor import Monitor
 from maxtext_sparse.prunable import Parameter, select_prunable
-from maxtext_sparse.schedule import Schedule, build_schedule
+from maxtext_sparse.schedule import build_schedule, Schedule
 
 
 @dataclasses.dataclass
 class SparseRun:
-  """What one config's run prunes and when; `monitor` exists once training has been set up."""
+  """What one config's run prunes and when."""
 
   keys: SparsityKeys
   schedule: Schedule
   parameters: tuple[Parameter, ...]
-  monitor: Monitor | None = None
+  _monitor: Monitor | None = None
 
   def __post_init__(self):
     self._paths = frozenset(p.path for p in self.parameters)
 
   def is_prunable(self, path: str) -> bool:
     return path in self._paths
+
+  @property
+  def monitor(self) -> Monitor:
+    """The host's view, which exists once training has been set up."""
+    assert self._monitor is not None, "training was set up without the hook"
+    return self._monitor
+
+  @monitor.setter
+  def monitor(self, monitor: Monitor) -> None:
+    self._monitor = monitor
 
   @property
   def num_prunable(self) -> int:

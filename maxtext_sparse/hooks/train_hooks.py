@@ -19,7 +19,9 @@ def wrap_optimizer(get_optimizer):
     if not keys.is_active:
       return optimizer
     if model is None:
-      raise ConfigError(f"sparsity={keys.sparsity}: this trainer hides its model from the optimizer, use pre_train or SFT")
+      raise ConfigError(
+        f"sparsity={keys.sparsity}: this trainer builds its optimizer without the model, use pre-training or SFT"
+      )
     run = runs.begin(config, keys, parameters_of(nnx.state(model, nnx.Param)))
     return _stepped(prune(optimizer, run.schedule, run.is_prunable, _report_threshold))
 

@@ -1,0 +1,77 @@
+"""The `maxtext-sparse` command. One module per group of commands; each imports what it needs when it runs."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from maxtext_sparse import __version__
+from maxtext_sparse.launcher import one_line_errors, run_module
+
+# The names of rich markup would swallow the brackets in `[key=value ...]`.
+app = typer.Typer(
+  add_completion=False,
+  no_args_is_help=True,
+  rich_markup_mode=None,
+  pretty_exceptions_enable=False,
+  help="Sparse pre-training in MaxText, by gradual magnitude pruning.",
+)
+
+_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _version(is_asked: bool) -> None:
+  if is_asked:
+    print(f"maxtext-sparse {__version__}")
+    raise typer.Exit()
+
+
+@app.callback()
+def common(
+  version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+  del version
+
+
+@app.command(context_settings=_PASS_THROUGH)
+def train(context: typer.Context) -> None:
+  """MaxText's pre-training with the plugin: train CONFIG [CONFIG ...] [key=value ...]
+
+  Takes exactly what MaxText's own train takes; several config files merge left to right.
+
+  Example: maxtext-sparse train base.yml model.yml run_name=s80 sparsity=0.8
+  """
+  run_module("maxtext.trainers.pre_train.train", context.args)
+
+
+@app.command(context_settings=_PASS_THROUGH)
+def run(context: typer.Context, module: Annotated[str, typer.Argument(help="Dotted name of the entry point.")]) -> None:
+  """Any other MaxText entry point with the plugin: run MODULE [arguments ...]
+
+  Example: maxtext-sparse run maxtext.trainers.pre_train.train_compile base.yml compile_topology=v5e-16 sparsity=0.8
+  """
+  run_module(module, context.args)
+
+
+@app.command()
+def demo(
+  out: Annotated[str, typer.Option(help="Folder for corpus, runs and results; reused by the next call.")] = "demo_out",
+  steps: Annotated[int | None, typer.Option(help="Training steps of each run; the recipe's own by default.")] = None,
+  sparsity: Annotated[float, typer.Option(help="Final fraction of prunable weights removed.")] = 0.8,
+  as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+  """Trains a dense and a sparse model on real text, offline, on a laptop CPU, in minutes.
+
+  Example: maxtext-sparse demo --out demo_out
+  """
+  from maxtext_sparse.demo import run_demo
+
+  with one_line_errors():
+    result = run_demo(out, steps=steps, sparsity=sparsity, as_json=as_json)
+  if as_json:
+    json.dump(result, sys.stdout)
+
+
+def main() -> None:
+  app()
