@@ -30,9 +30,10 @@ def _to_list(value: Any) -> Any:
     text = value.strip()
     if text.startswith(("[", "(")):
       try:
-        return list(ast.literal_eval(text))
+        literal = ast.literal_eval(text)
       except (ValueError, SyntaxError):
-        return [value]
+        return [text]
+      return list(literal) if isinstance(literal, (list, tuple)) else [text]
     return [text] if text else []
   return list(value) if isinstance(value, tuple) else value
 
@@ -127,9 +128,9 @@ def parse_keys(raw: Mapping[str, Any]) -> SparsityKeys:
 
 
 def keys_of(config: Any) -> SparsityKeys:
-  """The sparsity keys of a MaxText config object (`HyperParameters`)."""
+  """The sparsity keys of a finished MaxText config object (`HyperParameters`), checked when it was built."""
   flat = config.get_keys()
-  return parse_keys({name: flat[name] for name in flat})
+  return SparsityKeys(**{name: flat[name] for name in KEYS if name in flat})
 
 
 def run_steps(raw: Mapping[str, Any]) -> int:
@@ -173,7 +174,7 @@ def _check_steps(keys: SparsityKeys) -> None:
     raise ConfigError(f"gmp_end_step={end}: gmp_start_step is missing, give both or neither")
   if 0 <= end < start:
     raise ConfigError(f"gmp_end_step={end}: before gmp_start_step={start}, must not be")
-  total = keys.gmp_dense_fraction + keys.gmp_prune_fraction
+  total = keys.gmp_dense_fraction + (0.0 if keys.pruning_method == "one-shot" else keys.gmp_prune_fraction)
   if start < 0 and total > 1.0 + 1e-9:
     raise ConfigError(
       f"gmp_prune_fraction={keys.gmp_prune_fraction}: with gmp_dense_fraction={keys.gmp_dense_fraction} "
@@ -186,12 +187,14 @@ def _refuse_combinations(keys: SparsityKeys, raw: Mapping[str, Any]) -> None:
   name = next(key for key in ("sparsity", "pruning_method", "pruning_structure") if getattr(keys, key) != DEFAULTS[key])
   why_not = {
     "enable_diloco": "DiLoCo averages weights outside the optimizer and would revive pruned ones",
-    "use_dpo": "preference training does not pass through the hooked train step",
-    "use_grpo": "RL trainers do not pass through the hooked train step",
+    "use_dpo": "preference training does not pass through MaxText's train step",
+    "checkpoint_is_quantized": "the float kernels are not there to be pruned",
   }
   for key, reason in why_not.items():
     if raw.get(key):
       raise ConfigError(f"{key}={raw[key]}: {reason}, set {key}=False or {name}={DEFAULTS[name]}")
+  if "rl" in raw:  # only RL trainers' YAML has this section
+    raise ConfigError(f"{name}={getattr(keys, name)}: RL trainers do not pass through MaxText's train step, unset it")
   lora = raw.get("lora") or {}
   if (isinstance(lora, Mapping) and lora.get("enable_lora")) or raw.get("enable_lora"):
     raise ConfigError("lora.enable_lora=True: the prunable kernels are frozen under LoRA, merge the adapter first")

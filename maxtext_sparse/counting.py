@@ -5,6 +5,7 @@ reduced over as many axes as int32 allows, and the few partial counts are added 
 """
 
 from collections.abc import Callable, Sequence
+import itertools
 import math
 from typing import NamedTuple
 
@@ -43,21 +44,19 @@ def sum_counts(partials: Sequence[jax.Array]) -> Count:
 
 
 def reduced_axes(shape: Sequence[int], keep: Sequence[int] = ()) -> tuple[int, ...]:
-  """Axes to sum over: all but `keep`, less the smallest ones needed for sums that fit int32.
+  """Axes to sum over, none of `keep`: those that leave the fewest partial counts, each within int32.
 
   Args:
     shape: array shape.
     keep: axes that must survive.
 
   Returns:
-    Axes whose sizes multiply to less than 2^31.
+    Axes whose sizes multiply to less than 2^31, in order.
   """
   axes = [axis for axis in range(len(shape)) if axis not in keep]
-  while math.prod(shape[axis] for axis in axes) >= _INT32_LIMIT:
-    excess = math.prod(shape[axis] for axis in axes) / (_INT32_LIMIT - 1)
-    enough = [axis for axis in axes if shape[axis] >= excess]
-    axes.remove(min(enough or axes, key=lambda axis: shape[axis] if enough else -shape[axis]))
-  return tuple(axes)
+  subsets = (subset for r in range(len(axes), -1, -1) for subset in itertools.combinations(axes, r))
+  num_summed = lambda subset: math.prod(shape[axis] for axis in subset)
+  return max((subset for subset in subsets if num_summed(subset) < _INT32_LIMIT), key=num_summed)
 
 
 def count_where(

@@ -103,7 +103,9 @@ class Schedule:
 
 def keep_count(density: float, num_prunable: int) -> int:
   """Number of weights that a density stands for."""
-  return num_prunable - round((1.0 - density) * num_prunable)
+  # 1 - (1 - S) is S up to the last bit, which decides where S * N ends in a half.
+  sparsity = round(1.0 - density, 15)
+  return num_prunable - round(sparsity * num_prunable)
 
 
 def mean_density_while_pruning(shape: str, sparsity: float) -> float:
@@ -111,6 +113,8 @@ def mean_density_while_pruning(shape: str, sparsity: float) -> float:
 
   geometric: integral of (1-S)^x dx = S / -ln(1-S); cubic: 1 - S + S/4; linear: 1 - S/2, x in [0, 1].
   """
+  if sparsity == 0.0:
+    return 1.0
   if shape == "geometric":
     return sparsity / -math.log1p(-sparsity)
   return 1.0 - {"cubic": 0.75, "linear": 0.5}[shape] * sparsity

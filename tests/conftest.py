@@ -14,10 +14,6 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, p
 hypothesis.settings.load_profile("tests")
 
 
-def pytest_configure(config):
-  config.addinivalue_line("markers", "slow: takes more than ten seconds")
-
-
 @pytest.fixture
 def mesh():
   """A 4 x 2 mesh like MaxText's, current while the test runs."""

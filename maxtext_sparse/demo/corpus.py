@@ -24,6 +24,7 @@ _SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__", "
 # Generated when the interpreter was built, different on every machine.
 _SKIPPED_PREFIX = "_sysconfigdata"
 _SUFFIXES = (".py", ".txt")
+_SMALLEST_NUM_HELD_OUT = 8
 # The vocabulary sees this many characters of the training text; more changes little and takes longer.
 _VOCABULARY_CHARS = 2_000_000
 
@@ -103,11 +104,14 @@ def read_files(source: str) -> dict[str, str]:
 
 
 def split_files(files: dict[str, str], settings: CorpusSettings) -> tuple[list[str], list[str]]:
-  """Training and held-out documents. Whole files are held out: the neighbours of a document give it away."""
+  """Training and held-out documents.
+
+  Whole files are held out, because the neighbours of a document give it away; no large ones, so that there are many.
+  """
   train, held_out = [], []
   num_train = num_held_out = 0
   for path, text in files.items():
-    if num_held_out < settings.eval_chars:
+    if num_held_out < settings.eval_chars and len(text) <= settings.eval_chars / _SMALLEST_NUM_HELD_OUT:
       held_out.append(path)
       num_held_out += len(text)
     elif num_train < settings.train_chars:

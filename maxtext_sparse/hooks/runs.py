@@ -86,5 +86,6 @@ def tracing(step: jax.Array) -> Iterator[StepTrace]:
 
 def current_trace() -> StepTrace:
   trace = _trace.get()
-  assert trace is not None, "a sparse run was updated outside MaxText's train_step"
+  if trace is None:
+    raise ConfigError("sparsity: this trainer has a train step of its own, use pre-training or train_sft_native")
   return trace

@@ -1,0 +1,151 @@
+"""What the MaxText tests share: a tiny model, worker processes, and readers of what a run leaves behind."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+
+TINY_MODEL = {
+  "base_emb_dim": 64,
+  "base_num_decoder_layers": 2,
+  "base_mlp_dim": 128,
+  "base_num_query_heads": 4,
+  "base_num_kv_heads": 4,
+  "head_dim": 16,
+  "vocab_size": 512,
+  "max_target_length": 32,
+  "dataset_type": "synthetic",
+  "steps": 20,
+  "learning_rate": 3e-3,
+  "enable_checkpointing": False,
+  "enable_tensorboard": False,
+  "enable_goodput_recording": False,
+  "sharding_tolerance": 1.0,
+  "dtype": "float32",
+  "hardware": "cpu",
+  "skip_jax_distributed_system": True,
+}
+NUM_PRUNABLE = 2 * (4 * 64 * 64 + 3 * 64 * 128) + 64 * 512
+# Events at 4, 7, 10, 13 bring a 20-step run to 80 % sparsity.
+SPARSE = {"sparsity": 0.8, "gmp_start_step": 4, "gmp_end_step": 13, "gmp_pruning_frequency": 3}
+
+
+def arguments(out: Path, name: str, **overrides) -> list[str]:
+  """Command line of a tiny run with 8 sequences a step on any number of devices."""
+  settings = TINY_MODEL | {
+    "run_name": name,
+    "base_output_directory": out,
+    "metrics_file": out / f"{name}.jsonl",
+    "jax_cache_dir": cache_directory(),
+  }
+  return [f"{key}={value}" for key, value in (settings | overrides).items()]
+
+
+def cache_directory() -> str:
+  return os.environ.get("MAXTEXT_SPARSE_TEST_CACHE", str(Path(__file__).parents[2] / ".jax_cache"))
+
+
+def environment(num_devices: int = 1) -> dict[str, str]:
+  root = str(Path(__file__).parents[2])
+  return os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+  }
+
+
+class Worker:
+  """A process with `num_devices` fake CPU devices that trains on request."""
+
+  def __init__(self, num_devices: int, log: Path):
+    self.num_devices = num_devices
+    reader, writer = os.pipe()
+    self.log = log
+    self._process = subprocess.Popen(
+      [sys.executable, str(Path(__file__).parent / "worker.py"), str(writer)],
+      stdin=subprocess.PIPE,
+      stdout=log.open("w"),
+      stderr=subprocess.STDOUT,
+      env=environment(num_devices),
+      pass_fds=[writer],
+      text=True,
+    )
+    os.close(writer)
+    self._replies = os.fdopen(reader)
+
+  def ask(self, call: str, args: list[str], plugin: bool = True, save: Path | None = None, **extra) -> dict:
+    assert self._process.stdin is not None
+    request = {"call": call, "args": args, "plugin": plugin, "save": save and str(save)} | extra
+    self._process.stdin.write(json.dumps(request) + "\n")
+    self._process.stdin.flush()
+    reply = self._replies.readline()
+    assert reply, f"the worker died:\n{self.log.read_text()[-3000:]}"
+    return json.loads(reply)
+
+  def train(self, out: Path, name: str, plugin: bool = True, **overrides) -> "Result":
+    """Trains to the end with the plugin, or as stock MaxText."""
+    batch = {"per_device_batch_size": 8 / self.num_devices}
+    saved = out / f"{name}.npz"
+    reply = self.ask("train", arguments(out, name, **(batch | overrides)), plugin, saved)
+    assert "error" not in reply, reply
+    return Result(out, name)
+
+  def train_error(self, out: Path, name: str, plugin: bool = True, **overrides) -> dict:
+    """The error that a run ends with."""
+    reply = self.ask("train", arguments(out, name, **overrides), plugin)
+    assert "error" in reply, "the run was expected to fail"
+    return reply
+
+  def close(self) -> None:
+    self._process.kill()
+    self._process.wait()
+
+
+class Result:
+  """What a finished run left behind."""
+
+  def __init__(self, out: Path, name: str):
+    self.folder = out / name
+    self.rows = read_rows(out / f"{name}.jsonl")
+    self.leaves = dict(np.load(out / f"{name}.npz"))
+
+  @property
+  def train_rows(self) -> list[dict]:
+    return [row for row in self.rows if "learning/loss" in row]
+
+  @property
+  def eval_rows(self) -> list[dict]:
+    return [row for row in self.rows if "eval/avg_loss" in row]
+
+  def column(self, name: str) -> list[float]:
+    return [row[name] for row in self.train_rows]
+
+  def prunable(self) -> dict[str, np.ndarray]:
+    """The prunable weights in the final state."""
+    kernels = {k: v for k, v in self.leaves.items() if k.startswith("model/") and "kernel" in k and "gate" not in k}
+    return kernels | {k: v for k, v in self.leaves.items() if k.startswith("model/") and "MoeBlock_0/w" in k}
+
+  def num_nonzero(self) -> int:
+    return sum(int(np.count_nonzero(w)) for w in self.prunable().values())
+
+  def num_prunable(self) -> int:
+    return sum(w.size for w in self.prunable().values())
+
+  def event_files(self) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((self.folder / "sparsity").glob("event_*.json"))]
+
+
+def read_rows(path: Path) -> list[dict]:
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same_leaves(one: Result, other: Result) -> None:
+  """Bit for bit, every leaf of the train state."""
+  assert one.leaves.keys() == other.leaves.keys()
+  for name, leaf in one.leaves.items():
+    np.testing.assert_array_equal(leaf, other.leaves[name], err_msg=name)
