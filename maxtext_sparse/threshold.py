@@ -138,7 +138,9 @@ def _largest_key(
     i, low, reached = carry
     step = jnp.int32(1) << (_KEY_BITS - _BITS_PER_PASS * (i + 1))
     candidates = [low + step * (j + 1) for j in range(2**_BITS_PER_PASS - 1)]
-    counts = _count(weights, [functools.partial(_reaches_key, reaches, key) for key in candidates])
+    # Tied to the pass, or XLA computes every weight's key once before the loop and stores them: 4 bytes a weight.
+    fenced, candidates = lax.optimization_barrier((list(weights), candidates))
+    counts = _count(fenced, [functools.partial(_reaches_key, reaches, key) for key in candidates])
     for key, count in zip(candidates, counts):
       enough = counting.at_least(count, num_keep)
       low = jnp.where(enough, key, low)
