@@ -28,7 +28,6 @@ class Monitor:
     self._record = record
     self._tokens_per_step = tokens_per_step
     self._pending: dict[int, PendingCensus] = {}
-    self._thresholds: dict[int, jax.Array] = {}
     self._known_thin: set[str] = set()
     self._latest: Census | None = None
     self._threshold = 0.0
@@ -51,11 +50,15 @@ class Monitor:
           "resume an earlier checkpoint"
         )
     past = [event for event in schedule.event_steps if event < start_step]
-    last_event = self._record.read_event(past[-1]) if past else None
-    self._threshold = (last_event or {}).get("threshold") or 0.0
     self._record.drop_events(start_step)
     self._latest = census
     self._last_step = start_step - 1
+    last_event = self._record.read_event(past[-1]) if past else None
+    if last_event is not None:
+      self._threshold = last_event["threshold"]
+    elif past and past[-1] == start_step - 1:
+      # Killed after the event's checkpoint and before its record: the threshold is lost, the counts are not.
+      self._settle_event(past[-1], census)
 
   def observe(self, step: int, state) -> None:
     """Called after the update of every step with the new model state; starts a census where one is due."""

@@ -84,7 +84,8 @@ def select_prunable(
   """
   parameters = tuple(parameters)
   linear = [p for p in parameters if is_linear_kernel(p)]
-  _require_matches(keys, [p.path for p in linear], [p.path for p in parameters])
+  if linear:
+    _require_matches(keys, [p.path for p in linear], [p.path for p in parameters])
   chosen = [p for p in linear if not trainable_patterns or _matches_any(trainable_patterns, p.path)]
   if keys.prune_include:
     chosen = [p for p in chosen if _matches_any(keys.prune_include, p.path)]

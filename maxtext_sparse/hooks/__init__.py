@@ -7,7 +7,7 @@ import importlib.metadata
 from maxtext_sparse.hooks import registry
 from maxtext_sparse.hooks.registry import HookError
 
-SUPPORTED_VERSIONS = ("0.2.5",)
+SUPPORTED_VERSIONS = ("0.2.3", "0.2.4", "0.2.5")
 
 
 def maxtext_version() -> str:
@@ -36,7 +36,7 @@ def install() -> None:
     raise HookError(f"maxtext=={version}: not supported, install one of {', '.join(SUPPORTED_VERSIONS)}")
   from maxtext_sparse.hooks import table  # the table's modules import MaxText
 
-  registry.install(table.HOOKS)
+  registry.install(table.hooks_for(version))
 
 
 def uninstall() -> None:

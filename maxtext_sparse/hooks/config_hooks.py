@@ -42,9 +42,9 @@ def extend_config_class(initialize_pydantic):
 def check_values(prepare_for_pydantic):
   """`pyconfig._prepare_for_pydantic`: the last call before jax.distributed starts, with all overrides merged."""
 
-  def prepare_checked(raw_keys, config_class=types.MaxTextConfig):
-    refuse_misspelt(raw_keys, config_class.model_fields)
-    prepared = prepare_for_pydantic(raw_keys, config_class=config_class)
+  def prepare_checked(raw_keys, **kwargs):
+    refuse_misspelt(raw_keys, with_sparsity_keys(types.MaxTextConfig).model_fields)
+    prepared = prepare_for_pydantic(raw_keys, **kwargs)
     keys = parse_keys(prepared)
     if keys.is_active:
       build_schedule(keys, run_steps(prepared))

@@ -1,13 +1,13 @@
 """Hooks around the train loop on the host: resume guards, event counts, the final eval, the end of a run."""
 
 from etils import epath
-from flax import nnx
 import jax
 
 from maxtext_sparse import record as records
 from maxtext_sparse.census import PendingCensus, prunable_weights
 from maxtext_sparse.config import keys_of
 from maxtext_sparse.hooks import runs
+from maxtext_sparse.hooks.train_state import split_state, step_of, weights_of
 from maxtext_sparse.monitor import logger, Monitor
 from maxtext_sparse.record import Plan, RunRecord
 
@@ -17,8 +17,8 @@ def guard_resume(setup_train_loop):
 
   def setup_sparse_train_loop(config, recorder, devices=None):
     parts = setup_train_loop(config, recorder, devices)
-    state = parts[-1]
-    start_step = int(state.optimizer.step.get_value())
+    state = split_state(parts[-1])
+    start_step = int(step_of(state))
     run_record = RunRecord(str(epath.Path(config.checkpoint_dir).parent), is_writer=jax.process_index() == 0)
     run = runs.run_of(config)
     if run is not None:
@@ -36,7 +36,7 @@ def observe_steps(maybe_save_checkpoint):
   def observe_and_save(checkpoint_manager, state, config, data_iterator, step=None):
     run = runs.run_of(config)
     if run is not None and step is not None:
-      run.monitor.observe(int(step), state["model"])
+      run.monitor.observe(int(step), weights_of(state))
     return maybe_save_checkpoint(checkpoint_manager, state, config, data_iterator, step)
 
   return observe_and_save
@@ -68,7 +68,7 @@ def require_completion(train_loop):
 
 
 def _begin(run: runs.SparseRun, config, run_record: RunRecord, start_step: int, state) -> None:
-  census = PendingCensus(run.parameters, prunable_weights(nnx.state(state.model), run.parameters)).result()
+  census = PendingCensus(run.parameters, prunable_weights(weights_of(state), run.parameters)).result()
   plan = Plan(run.schedule, tuple(p.path for p in run.parameters), run.num_prunable)
   if start_step > 0:
     recorded = run_record.read_plan()

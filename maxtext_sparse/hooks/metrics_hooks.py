@@ -51,7 +51,8 @@ def keep_all_rows(write_metrics_locally):
     if self.metric_type == "running_eval":
       return
     if not getattr(self, "is_metrics_file_open", False):
-      drop_rows_from(self.config.metrics_file, self.start_step)
+      # The first row is of the step that this process starts from.
+      drop_rows_from(self.config.metrics_file, int(step))
       self.is_metrics_file_open = True
     row = {name: float(value) for name, value in metrics["scalar"].items()}
     row |= {"step": float(step), "run_name": self.config.run_name}

@@ -1,9 +1,13 @@
-"""Every MaxText attribute that the plugin replaces. To see what the plugin does to MaxText, read this file."""
+"""Every MaxText attribute that the plugin replaces. To see what the plugin does to MaxText, read this file.
+
+The hooks below are the same in all supported releases; those that differ stand in `releases`.
+"""
 
 from maxtext_sparse.hooks import config_hooks, loop_hooks, metrics_hooks, train_hooks
 from maxtext_sparse.hooks.registry import Hook
+from maxtext_sparse.hooks.releases import RELEASES
 
-HOOKS = (
+COMMON = (
   Hook(
     target="maxtext.configs.pyconfig:_load_config",
     parameters=("config_name",),
@@ -12,32 +16,11 @@ HOOKS = (
     proof="tests/maxtext/test_config_keys.py",
   ),
   Hook(
-    target="maxtext.configs.pyconfig:_initialize_pydantic",
-    parameters=("argv", "config_class", "kwargs"),
-    wrap=config_hooks.extend_config_class,
-    reason="MaxTextConfig forbids unknown keys, and its callers bind the class as a default argument",
-    proof="tests/maxtext/test_config_keys.py",
-  ),
-  Hook(
-    target="maxtext.configs.pyconfig:_prepare_for_pydantic",
-    parameters=("raw_keys", "config_class"),
-    wrap=config_hooks.check_values,
-    reason="last call with all overrides merged before jax.distributed and the devices start",
-    proof="tests/maxtext/test_config_keys.py",
-  ),
-  Hook(
     target="maxtext.configs.pyconfig:_handle_config_exception",
     parameters=("e",),
     wrap=config_hooks.keep_one_line,
     reason="a user's mistake is one line, not a banner or a traceback",
     proof="tests/maxtext/test_config_keys.py",
-  ),
-  Hook(
-    target="maxtext.optimizers.optimizers:get_optimizer",
-    parameters=("config", "learning_rate_schedule", "model", "mesh"),
-    wrap=train_hooks.wrap_optimizer,
-    reason="all trainers but RL build their optimizer through this attribute",
-    proof="tests/maxtext/test_train.py",
   ),
   Hook(
     target="maxtext.trainers.pre_train.train:train_step",
@@ -59,20 +42,6 @@ HOOKS = (
     wrap=loop_hooks.guard_resume,
     reason="first moment at which the restored state is known, before any step",
     proof="tests/maxtext/test_resume.py",
-  ),
-  Hook(
-    target="maxtext.common.checkpointing:maybe_save_checkpoint",
-    parameters=("checkpoint_manager", "state", "config", "data_iterator", "step"),
-    wrap=loop_hooks.observe_steps,
-    reason="called after every update with the new state, before the next step donates it",
-    proof="tests/maxtext/test_train.py",
-  ),
-  Hook(
-    target="maxtext.trainers.pre_train.train:training_loop_iteration",
-    parameters=("jax_device_state", "python_vars", "immutable_data"),
-    wrap=loop_hooks.evaluate_last_step,
-    reason="the final checkpoint must have an eval loss",
-    proof="tests/maxtext/test_metrics.py",
   ),
   Hook(
     target="maxtext.trainers.pre_train.train:train_loop",
@@ -103,3 +72,12 @@ HOOKS = (
     proof="tests/maxtext/test_metrics.py",
   ),
 )
+
+
+def hooks_for(version: str) -> tuple[Hook, ...]:
+  """The whole table of one release.
+
+  Raises:
+    KeyError: the release is not supported.
+  """
+  return (*COMMON, *RELEASES[version])

@@ -6,7 +6,7 @@ import optax
 
 from maxtext_sparse.config import ConfigError, keys_of
 from maxtext_sparse.hooks import runs
-from maxtext_sparse.prunable import parameters_of
+from maxtext_sparse.hooks.train_state import abstract_parameters, step_of
 from maxtext_sparse.transform import mask_gradients, prune
 
 
@@ -22,7 +22,7 @@ def wrap_optimizer(get_optimizer):
       raise ConfigError(
         f"sparsity={keys.sparsity}: this trainer builds its optimizer without the model, use pre-training or SFT"
       )
-    run = runs.begin(config, keys, parameters_of(nnx.state(model, nnx.Param)))
+    run = runs.begin(config, keys, abstract_parameters(model, config))
     return _stepped(prune(optimizer, run.schedule, run.is_prunable, _report_threshold))
 
   return get_pruning_optimizer
@@ -35,7 +35,7 @@ def publish_step(train_step):
     args = (model, config, state_mesh_shardings, params_shardings, state, data, dropout_rng)
     if runs.run_of(config) is None:
       return train_step(*args)
-    with runs.tracing(_value(state["optimizer"]["step"])) as trace:
+    with runs.tracing(step_of(state)) as trace:
       new_state, metrics = train_step(*args)
     assert trace.threshold is not None, "the train step did not call the optimizer"
     metrics["scalar"]["pruning/threshold"] = trace.threshold
@@ -52,8 +52,11 @@ def mask_loss_gradients(loss_fn):
     run = runs.run_of(config) if is_train else None
     if run is None:
       return loss_fn(model, config, *args, is_train=is_train)
-    weights = nnx.as_pure(nnx.state(model, nnx.Param))
     is_masked = runs.current_trace().step >= run.schedule.first_masked_step
+    if params is not None:  # Linen: the weights are an argument
+      args = (data, dropout_rng, mask_gradients(params, run.is_prunable, is_masked), sparsity_state)
+      return loss_fn(model, config, *args, is_train=is_train)
+    weights = nnx.as_pure(nnx.state(model, nnx.Param))
     nnx.update(model, mask_gradients(weights, run.is_prunable, is_masked))
     try:
       return loss_fn(model, config, *args, is_train=is_train)
@@ -74,7 +77,3 @@ def _stepped(optimizer: optax.GradientTransformationExtraArgs) -> optax.Gradient
 
 def _report_threshold(threshold: jax.Array) -> None:
   runs.current_trace().threshold = threshold
-
-
-def _value(variable):
-  return variable.get_value() if hasattr(variable, "get_value") else variable

@@ -5,61 +5,71 @@ import types
 import pytest
 import yaml
 
-from maxtext_sparse.config import DEFAULTS, KEYS, ConfigError, SparsityKeys, keys_of, parse_keys, refuse_misspelt, run_steps
+from maxtext_sparse.config import (
+  ConfigError,
+  DEFAULTS,
+  KEYS,
+  keys_of,
+  parse_keys,
+  refuse_misspelt,
+  run_steps,
+  SparsityKeys,
+)
 
 # One bad value or more for every key: key, value, what the message must say.
 BAD_VALUES = [
-    ("sparsity", 1.0, "less than 1"),
-    ("sparsity", 1.5, "less than 1"),
-    ("sparsity", -0.1, "greater than or equal to 0"),
-    ("sparsity", float("nan"), "less than 1"),
-    ("sparsity", "most", "valid number"),
-    ("sparsity", None, "valid number"),
-    ("pruning_method", "magic", "'global_gradual', 'one-shot' or 'hold'"),
-    ("pruning_method", "one_shot", "'global_gradual', 'one-shot' or 'hold'"),
-    ("pruning_scope", "layer", "'global', 'per_matrix' or 'erk'"),
-    ("pruning_structure", "2-4", "'none' or 'n:m'"),
-    ("pruning_structure", "2:4:8", "'none' or 'n:m'"),
-    ("pruning_structure", "4:4", "0 < n < m"),
-    ("pruning_structure", "0:4", "0 < n < m"),
-    ("pruning_score", "movement", "'magnitude', 'magnitude_rms' or 'random'"),
-    ("pruning_schedule", "exponential", "'geometric', 'cubic' or 'linear'"),
-    ("gmp_pruning_frequency", 0, "greater than or equal to 1"),
-    ("gmp_pruning_frequency", -100, "greater than or equal to 1"),
-    ("gmp_pruning_frequency", 2.5, "valid integer"),
-    ("gmp_start_step", -2, "greater than or equal to -1"),
-    ("gmp_end_step", -2, "greater than or equal to -1"),
-    ("gmp_end_step", "last", "valid integer"),
-    ("gmp_dense_fraction", 1.25, "less than or equal to 1"),
-    ("gmp_dense_fraction", -0.25, "greater than or equal to 0"),
-    ("gmp_prune_fraction", 2, "less than or equal to 1"),
-    ("gmp_prune_fraction", -1, "greater than or equal to 0"),
-    ("gmp_fraction_of", "tokens", "'compute' or 'steps'"),
-    ("gmp_reschedule", "perhaps", "valid boolean"),
-    ("do_not_prune_kw", 7, "valid string"),
-    ("prune_include", ["mlp", "wi_("], "'wi_(' is not a regular expression"),
-    ("prune_exclude", "*", "'*' is not a regular expression"),
-    ("prune_exclude", 7, "valid list"),
-    ("prune_exclude", [7], "valid string"),
+  ("sparsity", 1.0, "less than 1"),
+  ("sparsity", 1.5, "less than 1"),
+  ("sparsity", -0.1, "greater than or equal to 0"),
+  ("sparsity", float("nan"), "less than 1"),
+  ("sparsity", "most", "valid number"),
+  ("sparsity", None, "valid number"),
+  ("pruning_method", "magic", "'global_gradual', 'one-shot' or 'hold'"),
+  ("pruning_method", "one_shot", "'global_gradual', 'one-shot' or 'hold'"),
+  ("pruning_scope", "layer", "'global', 'per_matrix' or 'erk'"),
+  ("pruning_structure", "2-4", "'none' or 'n:m'"),
+  ("pruning_structure", "2:4:8", "'none' or 'n:m'"),
+  ("pruning_structure", "4:4", "0 < n < m"),
+  ("pruning_structure", "0:4", "0 < n < m"),
+  ("pruning_score", "movement", "'magnitude', 'magnitude_rms' or 'random'"),
+  ("pruning_schedule", "exponential", "'geometric', 'cubic' or 'linear'"),
+  ("gmp_pruning_frequency", 0, "greater than or equal to 1"),
+  ("gmp_pruning_frequency", -100, "greater than or equal to 1"),
+  ("gmp_pruning_frequency", 2.5, "valid integer"),
+  ("gmp_start_step", -2, "greater than or equal to -1"),
+  ("gmp_end_step", -2, "greater than or equal to -1"),
+  ("gmp_end_step", "last", "valid integer"),
+  ("gmp_dense_fraction", 1.25, "less than or equal to 1"),
+  ("gmp_dense_fraction", -0.25, "greater than or equal to 0"),
+  ("gmp_prune_fraction", 2, "less than or equal to 1"),
+  ("gmp_prune_fraction", -1, "greater than or equal to 0"),
+  ("gmp_fraction_of", "tokens", "'compute' or 'steps'"),
+  ("gmp_reschedule", "perhaps", "valid boolean"),
+  ("do_not_prune_kw", 7, "valid string"),
+  ("prune_include", ["mlp", "wi_("], "'wi_(' is not a regular expression"),
+  ("prune_exclude", "*", "'*' is not a regular expression"),
+  ("prune_exclude", 7, "valid list"),
+  ("prune_exclude", [7], "valid string"),
 ]
 
 # Combinations that cannot work: a config, the key=value that the message opens with, what it must say.
 BAD_COMBINATIONS = [
-    ({"sparsity": 0.5, "gmp_start_step": 5}, "gmp_start_step=5", "gmp_end_step is missing"),
-    ({"sparsity": 0.5, "gmp_end_step": 5}, "gmp_end_step=5", "gmp_start_step is missing"),
-    ({"sparsity": 0.5, "gmp_start_step": 9, "gmp_end_step": 5}, "gmp_end_step=5", "gmp_start_step=9"),
-    ({"sparsity": 0.5, "gmp_dense_fraction": 0.75}, "gmp_prune_fraction=0.5", "1.25, must be at most 1"),
-    ({"sparsity": 0.5, "pruning_method": "hold"}, "sparsity=0.5", "set sparsity=0"),
-    ({"sparsity": 0.5, "enable_diloco": True}, "enable_diloco=True", "set enable_diloco=False or sparsity=0.0"),
-    ({"pruning_method": "hold", "enable_diloco": True}, "enable_diloco=True", "or pruning_method=global_gradual"),
-    ({"sparsity": 0.5, "use_dpo": True}, "use_dpo=True", "set use_dpo=False"),
-    ({"sparsity": 0.5, "use_grpo": True}, "use_grpo=True", "set use_grpo=False"),
-    ({"sparsity": 0.5, "lora": {"enable_lora": True}}, "lora.enable_lora=True", "merge the adapter"),
-    ({"sparsity": 0.5, "weight_sparsity_n": 2, "weight_sparsity_m": 4}, "weight_sparsity_n=2", "drop weight_sparsity_n"),
-    ({"sparsity": 0.5, "enable_rampup_batch_size": True}, "enable_rampup_batch_size=True", "gmp_fraction_of=steps"),
-    ({"sparsity": 0.5, "pruning_scope": "erk"}, "pruning_scope='erk'", "not supported by this version, use 'global'"),
-    ({"pruning_structure": "2:4"}, "pruning_structure='2:4'", "not supported by this version, use 'none'"),
-    ({"sparsity": 0.5, "pruning_score": "random"}, "pruning_score='random'", "not supported by this version"),
+  ({"sparsity": 0.5, "gmp_start_step": 5}, "gmp_start_step=5", "gmp_end_step is missing"),
+  ({"sparsity": 0.5, "gmp_end_step": 5}, "gmp_end_step=5", "gmp_start_step is missing"),
+  ({"sparsity": 0.5, "gmp_start_step": 9, "gmp_end_step": 5}, "gmp_end_step=5", "gmp_start_step=9"),
+  ({"sparsity": 0.5, "gmp_dense_fraction": 0.75}, "gmp_prune_fraction=0.5", "1.25, must be at most 1"),
+  ({"sparsity": 0.5, "pruning_method": "hold"}, "sparsity=0.5", "set sparsity=0"),
+  ({"sparsity": 0.5, "enable_diloco": True}, "enable_diloco=True", "set enable_diloco=False or sparsity=0.0"),
+  ({"pruning_method": "hold", "enable_diloco": True}, "enable_diloco=True", "or pruning_method=global_gradual"),
+  ({"sparsity": 0.5, "use_dpo": True}, "use_dpo=True", "set use_dpo=False"),
+  ({"sparsity": 0.5, "rl": {"num_generations": 4}}, "sparsity=0.5", "RL trainers"),
+  ({"sparsity": 0.5, "checkpoint_is_quantized": True}, "checkpoint_is_quantized=True", "float kernels"),
+  ({"sparsity": 0.5, "lora": {"enable_lora": True}}, "lora.enable_lora=True", "merge the adapter"),
+  ({"sparsity": 0.5, "weight_sparsity_n": 2, "weight_sparsity_m": 4}, "weight_sparsity_n=2", "drop weight_sparsity_n"),
+  ({"sparsity": 0.5, "enable_rampup_batch_size": True}, "enable_rampup_batch_size=True", "gmp_fraction_of=steps"),
+  ({"sparsity": 0.5, "pruning_scope": "erk"}, "pruning_scope='erk'", "not supported by this version, use 'global'"),
+  ({"pruning_structure": "2:4"}, "pruning_structure='2:4'", "not supported by this version, use 'none'"),
+  ({"sparsity": 0.5, "pruning_score": "random"}, "pruning_score='random'", "not supported by this version"),
 ]
 
 
@@ -74,22 +84,22 @@ def refusal(raw) -> str:
 
 def test_the_defaults_are_the_documented_ones():
   assert DEFAULTS == {
-      "sparsity": 0.0,
-      "pruning_method": "global_gradual",
-      "pruning_scope": "global",
-      "pruning_structure": "none",
-      "pruning_score": "magnitude",
-      "pruning_schedule": "geometric",
-      "gmp_pruning_frequency": 100,
-      "gmp_start_step": -1,
-      "gmp_end_step": -1,
-      "gmp_dense_fraction": 0.25,
-      "gmp_prune_fraction": 0.5,
-      "gmp_fraction_of": "compute",
-      "gmp_reschedule": False,
-      "do_not_prune_kw": "",
-      "prune_include": [],
-      "prune_exclude": [],
+    "sparsity": 0.0,
+    "pruning_method": "global_gradual",
+    "pruning_scope": "global",
+    "pruning_structure": "none",
+    "pruning_score": "magnitude",
+    "pruning_schedule": "geometric",
+    "gmp_pruning_frequency": 100,
+    "gmp_start_step": -1,
+    "gmp_end_step": -1,
+    "gmp_dense_fraction": 0.25,
+    "gmp_prune_fraction": 0.5,
+    "gmp_fraction_of": "compute",
+    "gmp_reschedule": False,
+    "do_not_prune_kw": "",
+    "prune_include": [],
+    "prune_exclude": [],
   }
 
 
@@ -134,21 +144,21 @@ def test_none_which_maxtext_makes_of_the_word_none_is_the_default(key):
 
 @pytest.mark.parametrize("key", ["prune_include", "prune_exclude"])
 @pytest.mark.parametrize(
-    "written, patterns",
-    [
-        (["mlp", "attention"], ["mlp", "attention"]),
-        (("mlp", "attention"), ["mlp", "attention"]),
-        ("['mlp', 'attention']", ["mlp", "attention"]),
-        (" ['mlp'] ", ["mlp"]),
-        ("[]", []),
-        ("", []),
-        ("mlp/wi_0", ["mlp/wi_0"]),
-        ("[a-z]+_0/kernel", ["[a-z]+_0/kernel"]),
-        ("(wi|wo)_0", ["(wi|wo)_0"]),
-        ("(mlp)", ["(mlp)"]),
-        ("(0)", ["(0)"]),
-        ("('mlp')", ["('mlp')"]),
-    ],
+  "written, patterns",
+  [
+    (["mlp", "attention"], ["mlp", "attention"]),
+    (("mlp", "attention"), ["mlp", "attention"]),
+    ("['mlp', 'attention']", ["mlp", "attention"]),
+    (" ['mlp'] ", ["mlp"]),
+    ("[]", []),
+    ("", []),
+    ("mlp/wi_0", ["mlp/wi_0"]),
+    ("[a-z]+_0/kernel", ["[a-z]+_0/kernel"]),
+    ("(wi|wo)_0", ["(wi|wo)_0"]),
+    ("(mlp)", ["(mlp)"]),
+    ("(0)", ["(0)"]),
+    ("('mlp')", ["('mlp')"]),
+  ],
 )
 def test_patterns_may_be_a_list_a_list_in_a_string_or_one_pattern(key, written, patterns):
   assert getattr(parse_keys({key: written}), key) == patterns
@@ -161,14 +171,14 @@ def test_a_default_list_is_not_shared_between_configs():
 
 
 @pytest.mark.parametrize(
-    "raw, is_active",
-    [
-        ({}, False),
-        ({"pruning_method": "one-shot"}, False),
-        ({"gmp_start_step": 3, "gmp_end_step": 9}, False),
-        ({"sparsity": 1e-6}, True),
-        ({"pruning_method": "hold"}, True),
-    ],
+  "raw, is_active",
+  [
+    ({}, False),
+    ({"pruning_method": "one-shot"}, False),
+    ({"gmp_start_step": 3, "gmp_end_step": 9}, False),
+    ({"sparsity": 1e-6}, True),
+    ({"pruning_method": "hold"}, True),
+  ],
 )
 def test_the_plugin_is_active_where_something_is_to_be_pruned_or_held(raw, is_active):
   assert parse_keys(raw).is_active == is_active
@@ -230,13 +240,13 @@ def test_keys_of_reads_a_maxtext_config_object():
 
 
 @pytest.mark.parametrize(
-    "raw, steps",
-    [
-        ({"steps": 50, "learning_rate_schedule_steps": 80}, 50),
-        ({"steps": -1, "learning_rate_schedule_steps": 80}, 80),
-        ({"learning_rate_schedule_steps": 80}, 80),
-        ({"steps": "50"}, 50),
-    ],
+  "raw, steps",
+  [
+    ({"steps": 50, "learning_rate_schedule_steps": 80}, 50),
+    ({"steps": -1, "learning_rate_schedule_steps": 80}, 80),
+    ({"learning_rate_schedule_steps": 80}, 80),
+    ({"steps": "50"}, 50),
+  ],
 )
 def test_the_length_of_a_run_falls_back_to_the_learning_rate_schedule(raw, steps):
   assert run_steps(raw) == steps

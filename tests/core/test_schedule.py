@@ -1,5 +1,7 @@
 """Schedule arithmetic: which steps prune, to which density, and what the run then costs."""
 
+import itertools
+
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 import pytest
@@ -106,7 +108,7 @@ def test_keep_counts_are_the_densities_of_the_weights_there_are():
 
 def test_gradual_pruning_removes_a_fixed_fraction_of_the_remaining_weights():
   densities = (1.0, *schedule_of(10_000, sparsity=0.8).densities)
-  ratios = [b / a for a, b in zip(densities, densities[1:])]
+  ratios = [b / a for a, b in itertools.pairwise(densities)]
   assert ratios == pytest.approx([ratios[0]] * len(ratios), rel=1e-9)
 
 
@@ -208,7 +210,7 @@ def assert_meets_target(schedule: Schedule, sparsity: float, num_prunable: int):
   keep = schedule.keep_counts(num_prunable)
   assert keep[-1] == num_prunable - round(sparsity * num_prunable)
   assert list(keep) == sorted(keep, reverse=True)
-  assert all(a > b for a, b in zip((1.0, *schedule.densities), schedule.densities))
+  assert all(a > b for a, b in itertools.pairwise((1.0, *schedule.densities)))
   assert schedule.event_steps[-1] < schedule.steps
 
 
@@ -243,9 +245,7 @@ def brute_force_active_sum(schedule, num_steps, num_prunable, begin, begin_activ
 @settings(max_examples=300)
 def test_the_active_sum_equals_adding_up_step_by_step(start, num_events, frequency, num_steps, begin, begin_density):
   end = start + (num_events - 1) * frequency
-  schedule = schedule_of(
-    80, sparsity=0.8, gmp_start_step=start, gmp_end_step=end, gmp_pruning_frequency=frequency
-  )
+  schedule = schedule_of(80, sparsity=0.8, gmp_start_step=start, gmp_end_step=end, gmp_pruning_frequency=frequency)
   begin_active = keep_count(begin_density, 1_001)
   expected = brute_force_active_sum(schedule, num_steps, 1_001, begin, begin_active)
   assert schedule.active_sum(num_steps, 1_001, begin, begin_active) == expected

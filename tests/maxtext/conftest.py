@@ -53,4 +53,5 @@ def text_data(tmp_path_factory):
     "tokenizer_path": corpus.vocabulary_file,
     "train_data_columns": "[text]",
     "eval_data_columns": "[text]",
+    "use_truncation": False,
   }

@@ -16,7 +16,7 @@ from tests.maxtext.harness import environment
 def table():
   from maxtext_sparse.hooks import table
 
-  return table.HOOKS
+  return table.hooks_for(hooks.maxtext_version())
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def test_the_context_manager_restores_after_an_exception(table):
 def test_importing_the_package_hooks_nothing():
   code = (
     "import maxtext_sparse, maxtext_sparse.hooks.table as t\n"
-    "assert not any(hasattr(h.resolve()[2], '_maxtext_sparse_hook') for h in t.HOOKS)"
+    "assert not any(hasattr(h.resolve()[2], '_maxtext_sparse_hook') for h in t.COMMON)"
   )
   subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True)
 
@@ -120,7 +120,7 @@ def test_an_unsupported_maxtext_is_refused_with_its_version_and_what_to_do(tmp_p
   command = [sys.executable, "-m", "maxtext_sparse", "train", "sparsity=0.5"]
   done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
   assert done.returncode == 2
-  assert done.stderr == "maxtext-sparse: error: maxtext==9.9.9: not supported, install one of 0.2.5\n"
+  assert done.stderr == "maxtext-sparse: error: maxtext==9.9.9: not supported, install one of 0.2.3, 0.2.4, 0.2.5\n"
 
 
 def test_core_and_launcher_import_nothing_heavy():

@@ -70,6 +70,9 @@ def answer(request):
 
 
 def main():
+  from absl import logging
+
+  logging.set_verbosity(logging.INFO)
   with os.fdopen(int(sys.argv[1]), "w") as replies:
     for line in sys.stdin:
       print(json.dumps(answer(json.loads(line))), file=replies, flush=True)

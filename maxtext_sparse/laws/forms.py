@@ -1,0 +1,202 @@
+"""The laws: each says how loss depends on a run, as a sum of positive terms, in the log-sum-exp form that is fitted.
+
+With the log of every term linear in the optimised values, log L = logsumexp(terms) (Hoffmann et al. 2022, appendix D.3).
+A new law is one subclass of `Law` and one entry of `LAWS`.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import itertools
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from maxtext_sparse.config import ConfigError
+
+# Hoffmann et al.'s grid of initial values (2022, appendix D.3): exponents, log of the constant, log of the factors.
+_EXPONENTS = (0.0, 0.5, 1.0, 1.5, 2.0)
+_LOG_CONSTANTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+_LOG_FACTORS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+  """One optimised value.
+
+  Attributes:
+    name: of the coefficient in the equation.
+    starts: initial values of the optimised value; empty if it starts where `same_start` does.
+    is_log: the optimised value is the coefficient's natural logarithm, which keeps the coefficient positive.
+    unit: of the coefficient.
+    varies_with: column that must take three values or more for the coefficient to be told apart from the constant.
+    same_start: name of the parameter that shares its initial value.
+  """
+
+  name: str
+  starts: tuple[float, ...]
+  is_log: bool = False
+  unit: str = "1"
+  varies_with: str = ""
+  same_start: str = ""
+
+
+class Law:
+  """A scaling law. Subclasses declare parameters, in the order of theta, and terms.
+
+  Attributes:
+    name: on the command line.
+    size: column that the law takes as N.
+    equation: as in the paper.
+    parameters: what is optimised.
+  """
+
+  equation: ClassVar[str]
+
+  def __init__(self, name: str, size: str):
+    self.name = name
+    self.size = size
+
+  @property
+  def parameters(self) -> tuple[Parameter, ...]:
+    raise NotImplementedError
+
+  @staticmethod
+  def terms(theta: jax.Array, log_n: jax.Array, log_d: jax.Array, log_density: jax.Array) -> jax.Array:
+    """Logs of the law's terms.
+
+    Args:
+      theta: optimised values [p].
+      log_n: ln N [n], N in parameters.
+      log_d: ln D [n], D in tokens.
+      log_density: ln(1 - S) [n].
+
+    Returns:
+      [k, n], the log of each of k terms.
+    """
+    raise NotImplementedError
+
+  def features(self, runs: pd.DataFrame | Mapping[str, np.ndarray]) -> np.ndarray:
+    """[3, n]: ln N, ln D, ln(1 - S)."""
+    columns = [np.asarray(runs[name], dtype=np.float64) for name in (self.size, "tokens", "sparsity")]
+    return np.stack([np.log(columns[0]), np.log(columns[1]), np.log1p(-columns[2])])
+
+  def coefficients(self, theta: np.ndarray) -> dict[str, float]:
+    """Optimised values [p] -> the equation's coefficients."""
+    return {p.name: math.exp(value) if p.is_log else float(value) for p, value in zip(self.parameters, theta)}
+
+  def log_loss(self, theta: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Predicted ln L.
+
+    Args:
+      theta: [..., p].
+      features: [3, n].
+
+    Returns:
+      [..., n].
+    """
+    with jax.enable_x64(True):
+      one = lambda t: jax.nn.logsumexp(self.terms(t, *jnp.asarray(features)), axis=0)
+      batch = jnp.asarray(np.reshape(theta, (-1, theta.shape[-1])))
+      return np.asarray(jax.vmap(one)(batch)).reshape(*theta.shape[:-1], -1)
+
+  def predict(self, theta: np.ndarray, runs: pd.DataFrame | Mapping[str, np.ndarray]) -> np.ndarray:
+    """Predicted loss [..., n] of runs for optimised values [..., p]."""
+    return np.exp(self.log_loss(theta, self.features(runs)))
+
+  def start_grid(self) -> np.ndarray:
+    """Every combination of initial values [g, p]."""
+    free = [p for p in self.parameters if not p.same_start]
+    column = {p.name: index for index, p in enumerate(free)}
+    grid = np.array(list(itertools.product(*(p.starts for p in free))))
+    return grid[:, [column[p.same_start or p.name] for p in self.parameters]]
+
+  def check_identifiable(self, runs: pd.DataFrame) -> None:
+    """Raises ConfigError if the runs cannot determine every parameter, naming those that they cannot."""
+    if len(runs) < len(self.parameters):
+      raise ConfigError(
+        f"--law={self.name}: {len(runs)} runs for {len(self.parameters)} parameters "
+        f"({', '.join(p.name for p in self.parameters)}), must be at least as many"
+      )
+    for column in dict.fromkeys(p.varies_with for p in self.parameters if p.varies_with):
+      # Values within 0.1 % of each other are one size.
+      num_values = len(np.unique(np.round(np.log1p(runs[column].to_numpy(dtype=np.float64)), 3)))
+      if num_values < 3:
+        names = " and ".join(p.name for p in self.parameters if p.varies_with == column)
+        raise ConfigError(
+          f"--law={self.name}: {names} cannot be told apart from the constant, {column} takes only "
+          f"{num_values} value{'s' * (num_values != 1)} in these runs, must be at least 3"
+        )
+
+
+class Chinchilla(Law):
+  """Eq. 1, and with the average parameter count as N eq. 2: L = A / N^alpha + B / D^beta + E."""
+
+  equation = "L = A / N^alpha + B / D^beta + E"
+
+  @property
+  def parameters(self) -> tuple[Parameter, ...]:
+    return (
+      Parameter("A", _LOG_FACTORS, is_log=True, unit="loss x parameters^alpha", varies_with=self.size),
+      Parameter("B", _LOG_FACTORS, is_log=True, unit="loss x tokens^beta", varies_with="tokens"),
+      Parameter("E", _LOG_CONSTANTS, is_log=True, unit="loss"),
+      Parameter("alpha", _EXPONENTS, varies_with=self.size),
+      Parameter("beta", _EXPONENTS, varies_with="tokens"),
+    )
+
+  @staticmethod
+  def terms(theta, log_n, log_d, log_density):
+    del log_density
+    a, b, e, alpha, beta = theta
+    return jnp.stack([a - alpha * log_n, b - beta * log_d, jnp.full_like(log_n, e)])
+
+
+class Frantar(Law):
+  """Appendix A: L = (a_S (1-S)^b_S + c_S) (1/N)^b_N + (a_D/D)^b_D + c, with N the final parameter count."""
+
+  equation = "L = (a_S (1-S)^b_S + c_S) / N^b_N + (a_D/D)^b_D + c"
+
+  @property
+  def parameters(self) -> tuple[Parameter, ...]:
+    return (
+      Parameter("a_S", (), is_log=True, unit="loss x parameters^b_N", varies_with="sparsity", same_start="c_S"),
+      Parameter("b_S", (1.0,), varies_with="sparsity"),
+      Parameter("c_S", _LOG_FACTORS, is_log=True, unit="loss x parameters^b_N", varies_with=self.size),
+      Parameter("b_N", _EXPONENTS, varies_with=self.size),
+      Parameter("a_D", _LOG_FACTORS, unit="tokens", varies_with="tokens"),
+      Parameter("b_D", _EXPONENTS, varies_with="tokens"),
+      Parameter("c", _LOG_CONSTANTS, is_log=True, unit="loss"),
+    )
+
+  @staticmethod
+  def terms(theta, log_n, log_d, log_density):
+    log_a_s, b_s, log_c_s, b_n, d, b_d, c = theta
+    data = d - b_d * log_d
+    return jnp.stack([log_a_s + b_s * log_density - b_n * log_n, log_c_s - b_n * log_n, data, jnp.full_like(data, c)])
+
+  def coefficients(self, theta):
+    """The optimised value of a_D is b_D ln a_D, in which the term's log is linear."""
+    values = super().coefficients(theta)
+    exponent = values["a_D"] / values["b_D"] if values["b_D"] else math.inf
+    return values | {"a_D": math.exp(exponent) if exponent < 700 else math.inf}
+
+
+LAWS: dict[str, Law] = {
+  law.name: law
+  for law in (
+    Chinchilla("average", "average_params"),
+    Chinchilla("chinchilla", "dense_params"),
+    Chinchilla("chinchilla-final", "final_params"),
+    Frantar("frantar", "final_params"),
+  )
+}
+
+
+def law_named(name: str) -> Law:
+  """Raises ConfigError for an unknown name."""
+  if name not in LAWS:
+    raise ConfigError(f"--law={name}: must be {', '.join(LAWS)} or, where laws are compared, all")
+  return LAWS[name]

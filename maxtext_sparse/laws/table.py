@@ -1,0 +1,117 @@
+"""RUNS.csv: one row for each finished run, read and checked.
+
+Columns: `run` (name), `sparsity` (S, final share of prunable weights removed), `dense_params`, `average_params`,
+`final_params` (prunable weights at the start, on average over the run, at the end), `tokens` (D), `loss` (final eval loss, nats
+per token). Further columns are kept.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from maxtext_sparse.config import ConfigError
+
+COUNTS = ("dense_params", "average_params", "final_params", "tokens")
+COLUMNS = ("run", "sparsity", *COUNTS, "loss")
+
+# Relative slack of final <= average <= dense and final >= dense (1 - S): rounded tables pass, mixed units do not.
+_SLACK = 0.01
+# No study spans more than this between its median run and any other; thousands and millions in one column do.
+_MIXED_UNITS = 1e4
+
+
+def read_runs(path: str) -> pd.DataFrame:
+  """Reads and checks a runs table; the columns that `COLUMNS` names come out as floats, but for `run`.
+
+  Raises:
+    ConfigError: the file cannot be read, or the first problem found, with its row.
+  """
+  try:
+    frame = pd.read_csv(path, skipinitialspace=True)
+  except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    raise ConfigError(f"{path}: not a readable CSV file ({_first_line(error)})") from error
+  return check_runs(frame, os.path.basename(path))
+
+
+def check_runs(frame: pd.DataFrame, name: str = "runs") -> pd.DataFrame:
+  """The table with numeric columns converted, after every check.
+
+  Args:
+    frame: columns as in `COLUMNS`, and any others.
+    name: what messages call the table.
+
+  Raises:
+    ConfigError: naming row, column and value.
+  """
+  missing = [column for column in COLUMNS if column not in frame.columns]
+  if missing:
+    raise ConfigError(f"{name}: column {', '.join(missing)} is missing, the columns are {', '.join(COLUMNS)}")
+  if frame.empty:
+    raise ConfigError(f"{name}: has no rows")
+  frame = frame.reset_index(drop=True).assign(run=frame["run"].astype(str).to_numpy())
+  for column in COLUMNS[1:]:
+    frame[column] = _numbers(frame, column, name)
+  _check_sparsity(frame, name)
+  _check_units(frame, name)
+  return frame
+
+
+def row_label(frame: pd.DataFrame, row: int, name: str) -> str:
+  """Where a problem is: rows count from 1 after the header line."""
+  return f"{name}, row {row + 1} (run {frame['run'].iloc[row]})"
+
+
+def _numbers(frame: pd.DataFrame, column: str, name: str) -> np.ndarray:
+  values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
+  is_bad = ~np.isfinite(values) | ((values < 0) if column == "sparsity" else (values <= 0))
+  if is_bad.any():
+    row = int(np.argmax(is_bad))
+    expected = "a number in [0, 1)" if column == "sparsity" else "a positive number"
+    raise ConfigError(f"{row_label(frame, row, name)}: {column}={_shown(frame[column].iloc[row])}: must be {expected}")
+  return values
+
+
+def _check_sparsity(frame: pd.DataFrame, name: str) -> None:
+  is_bad = frame["sparsity"].to_numpy() >= 1
+  if is_bad.any():
+    row = int(np.argmax(is_bad))
+    value = frame["sparsity"].iloc[row]
+    hint = f"; in percent? write {value / 100:g}" if value < 100 else ""
+    raise ConfigError(f"{row_label(frame, row, name)}: sparsity={value:g}: must be a number in [0, 1){hint}")
+
+
+def _check_units(frame: pd.DataFrame, name: str) -> None:
+  """Counts in one row must agree with each other and with the sparsity, counts in one column with the other rows."""
+  for column in COUNTS:
+    values = frame[column].to_numpy()
+    ratio = np.abs(np.log(values / np.median(values)))
+    row = int(np.argmax(ratio))
+    if ratio[row] > np.log(_MIXED_UNITS):
+      raise ConfigError(
+        f"{row_label(frame, row, name)}: {column}={values[row]:g}: the column's median is {np.median(values):g}, "
+        "are the units mixed? write plain counts"
+      )
+  dense, average, final = (frame[column].to_numpy() for column in COUNTS[:3])
+  kept = dense * (1.0 - frame["sparsity"].to_numpy())
+  for low, low_name, high, high_name in (
+    (final, "final_params", average, "average_params"),
+    (average, "average_params", dense, "dense_params"),
+    (kept, "dense_params x (1 - sparsity)", final, "final_params"),
+  ):
+    is_bad = low > high * (1 + _SLACK)
+    if is_bad.any():
+      row = int(np.argmax(is_bad))
+      raise ConfigError(
+        f"{row_label(frame, row, name)}: {low_name}={low[row]:g} is above {high_name}={high[row]:g}, "
+        "are the units mixed? write plain counts of prunable weights"
+      )
+
+
+def _shown(value: Any) -> str:
+  return "(empty)" if pd.isna(value) else str(value)
+
+
+def _first_line(error: Exception) -> str:
+  return (getattr(error, "strerror", None) or str(error)).splitlines()[0]

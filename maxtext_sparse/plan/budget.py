@@ -1,0 +1,99 @@
+"""From a budget to a number of steps."""
+
+import bisect
+import re
+
+from maxtext_sparse.config import ConfigError, SparsityKeys
+from maxtext_sparse.plan.report import effective_flops
+from maxtext_sparse.schedule import build_schedule
+
+_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+
+
+def parse_amount(text: str, name: str) -> float:
+  """A positive number such as 2097152, 33.5e9, 33.5B or 0.5M.
+
+  Raises:
+    ConfigError: it is none.
+  """
+  match = re.fullmatch(r"([0-9_.]+(?:e[+-]?[0-9]+)?)([kmbgt]?)", text.strip().lower())
+  try:
+    amount = float(match[1]) * _SUFFIXES[match[2]] if match else 0.0
+  except ValueError:
+    amount = 0.0
+  if not 0.0 < amount < float("inf"):
+    raise ConfigError(f"--{name}={text}: must be a positive number, such as 2097152, 33.5e9 or 33.5B")
+  return amount
+
+
+def parse_count(text: str, name: str) -> int:
+  """A positive whole number, written as in `parse_amount`.
+
+  Raises:
+    ConfigError: it is none.
+  """
+  amount = parse_amount(text, name)
+  if amount != round(amount):
+    raise ConfigError(f"--{name}={text}: must be a whole number")
+  return round(amount)
+
+
+def steps_for_tokens(tokens: float, tokens_per_step: int | None) -> int:
+  """The whole steps that a token budget pays for.
+
+  Raises:
+    ConfigError: not one, or the tokens of a step are not known.
+  """
+  if tokens_per_step is None:
+    raise ConfigError(f"--tokens={tokens:g}: the tokens a step are not known, give --batch or a CONFIG")
+  steps = int(tokens // tokens_per_step)
+  if steps < 1:
+    raise ConfigError(f"--tokens={tokens:g}: less than one step of {tokens_per_step} tokens")
+  return steps
+
+
+def steps_for_flops(flops: float, keys: SparsityKeys, num_prunable: int | None, tokens_per_step: int | None) -> int:
+  """The longest run whose effective FLOPs, 6 B sum_t N(t), are within the budget.
+
+  Raises:
+    ConfigError: the budget is too small for one pruning event, or model and batch are not known.
+  """
+  if num_prunable is None or tokens_per_step is None:
+    missing = "--prunable" if num_prunable is None else "--batch"
+    raise ConfigError(f"--flops={flops:g}: needs the model and the tokens a step, give {missing} or a CONFIG")
+
+  def cost(steps: int) -> float:
+    """Grows with the steps; a run too short for its events is shorter than any that fits."""
+    try:
+      return effective_flops(build_schedule(keys, steps), num_prunable, tokens_per_step) or 0.0
+    except ConfigError:
+      return 0.0
+
+  # No step costs less than one of the final model.
+  most = int(flops / (6.0 * tokens_per_step * num_prunable * (1.0 - keys.sparsity)))
+  steps = bisect.bisect_right(range(1, most + 1), flops, key=cost)
+  try:
+    build_schedule(keys, steps)
+  except ConfigError:
+    needed = _shortest_run(keys)
+    least = f", needs at least {cost(needed):.3g} for {needed} steps" if needed else ""
+    raise ConfigError(f"--flops={flops:g}: too small for a run with this schedule{least}") from None
+  return steps
+
+
+def _shortest_run(keys: SparsityKeys, limit: int = 10**8) -> int | None:
+  """Fewest steps that the schedule fits into."""
+
+  def fits(steps: int) -> bool:
+    try:
+      build_schedule(keys, steps)
+    except ConfigError:
+      return False
+    return True
+
+  longest = 1
+  while not fits(longest):
+    longest *= 2
+    if longest > limit:
+      return None
+  return bisect.bisect_left(range(1, longest + 1), True, key=fits) + 1

@@ -1,0 +1,47 @@
+"""N(t) as text, for a terminal."""
+
+from maxtext_sparse.plan.report import Report
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def short(number: float) -> str:
+  """1.378e8 as 137.8M, 4.5e20 as 4.50e20."""
+  for limit, divisor, suffix in ((1e3, 1, ""), (1e6, 1e3, "K"), (1e9, 1e6, "M"), (1e12, 1e9, "B"), (1e15, 1e12, "T")):
+    # 999,950 would round to 1000.0K.
+    if abs(number) < limit * 0.99995:
+      return f"{number / divisor:.1f}{suffix}" if suffix else f"{number:g}"
+  mantissa, exponent = f"{number:.3e}".split("e")
+  return f"{mantissa}e{int(exponent)}"
+
+
+def draw(report: Report, width: int = 60, height: int = 8) -> list[str]:
+  """Lines of an area plot of N(t), the density where N is not known, with axes.
+
+  Args:
+    report: the planned run.
+    width: columns of the plot itself; each shows the step in its middle.
+    height: rows of the plot itself.
+  """
+  top = float(report.num_prunable or 1)
+  label = short if report.num_prunable else (lambda value: f"{value:.2f}")
+  columns = [report.active(int((i + 0.5) * report.steps / width)) / top * height for i in range(width)]
+  lines = []
+  for row in range(height, 0, -1):
+    blocks = "".join(_BLOCKS[round(8 * min(1.0, max(0.0, column - row + 1)))] for column in columns)
+    axis = label(top * row / height) if row in (height, height // 2) else ""
+    lines.append(f"{axis:>7} ┤{blocks}")
+  marks = sorted({0, report.schedule.start, report.schedule.end, report.steps})
+  lines.append(f"{0:>7} ┼" + "─" * width)
+  lines.append(" " * 9 + _tick_labels(marks, report.steps, width) + " steps")
+  return lines
+
+
+def _tick_labels(marks: list[int], steps: int, width: int) -> str:
+  """Step numbers under their columns; one that would touch its left neighbour is left out, the last never."""
+  text = ""
+  for mark in marks:
+    at = min(round(mark / steps * width), width - len(str(steps)))
+    if mark in (0, steps) or (at > len(text) and at + len(str(mark)) < width - len(str(steps))):
+      text = text.ljust(at)[:at] + str(mark)
+  return text

@@ -1,0 +1,211 @@
+"""Parameter counts of any MaxText config, from shapes alone: no weights, no accelerator, whatever its parallelism."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import difflib
+import logging
+import os
+import re
+import sys
+from typing import Any
+
+from maxtext_sparse import hooks
+from maxtext_sparse.config import ConfigError, keys_of, run_steps, SparsityKeys
+from maxtext_sparse.launcher import merged_configs
+from maxtext_sparse.prunable import Parameter, parameters_of, select_prunable
+
+# Reading a config on a laptop must not look for a cluster.
+_LOCAL = ("hardware=cpu", "skip_jax_distributed_system=True", "log_config=False")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What planning needs to know of a MaxText config.
+
+  Attributes:
+    flat: all its keys and values.
+    keys: its sparsity keys.
+    parameters: every array of the model.
+    prunable: those that training with these keys prunes.
+  """
+
+  flat: dict[str, Any]
+  keys: SparsityKeys
+  parameters: tuple[Parameter, ...]
+  prunable: tuple[Parameter, ...]
+
+  @property
+  def total(self) -> int:
+    return sum(parameter.size for parameter in self.parameters)
+
+  @property
+  def num_prunable(self) -> int:
+    return sum(parameter.size for parameter in self.prunable)
+
+  @property
+  def steps(self) -> int:
+    return run_steps(self.flat)
+
+  def tokens_per_step(self, num_chips: int | None = None) -> int | None:
+    """Tokens of a global batch; None under batch ramp-up.
+
+    Args:
+      num_chips: devices of the run; those of `compile_topology`, or of this machine, if None.
+    """
+    flat = self.flat
+    if flat["enable_rampup_batch_size"]:
+      return None
+    sequences = flat["global_batch_size_to_train_on"]
+    if num_chips is not None:
+      # As MaxText rounds it: whole sequences in a micro batch over all devices.
+      sequences = int(num_chips * flat["per_device_batch_size"]) * flat["gradient_accumulation_steps"]
+    if sequences < 1:
+      raise ConfigError(
+        f"per_device_batch_size={flat['per_device_batch_size']}: less than one sequence a step on "
+        f"{num_chips or flat['num_target_devices']} devices, give --chips"
+      )
+    return sequences * flat["max_target_length"]
+
+  def as_json(self) -> dict[str, Any]:
+    """Counts; one entry per prunable matrix, each layer of a stacked array its own, named as in a run's event files."""
+    pruned = {parameter.path for parameter in self.prunable}
+    return {
+      "total": self.total,
+      "prunable": self.num_prunable,
+      "matrices": [entry for parameter in self.prunable for entry in _matrices(parameter)],
+      "left_dense": [
+        {"name": p.path, "shape": list(p.shape), "size": p.size} for p in self.parameters if p.path not in pruned
+      ],
+    }
+
+
+def load_model(arguments: Sequence[str]) -> Model:
+  """Reads a config as MaxText's train would, and builds its model as shapes.
+
+  Args:
+    arguments: `CONFIG ... key=value ...`, as for `train`.
+
+  Raises:
+    ConfigError: MaxText refuses the config; one line.
+  """
+  hooks.maxtext_version()
+  _require_files(arguments)
+  with _quiet(), _config_hooks():
+    from maxtext.configs import pyconfig
+
+    with merged_configs(arguments) as merged, _one_line_config_errors():
+      config = pyconfig.HyperParameters(pyconfig._initialize_pydantic(["", *merged, *_LOCAL]))
+    parameters = _abstract_parameters(config)
+  flat, keys = config.get_keys(), keys_of(config)
+  trainable = flat.get("trainable_parameters_mask") or ()
+  return Model(flat, keys, parameters, select_prunable(parameters, keys, trainable))
+
+
+def _matrices(parameter: Parameter) -> Iterator[dict[str, Any]]:
+  shape = [size for axis, size in enumerate(parameter.shape) if axis not in parameter.layer_axes]
+  for name in parameter.matrix_names():
+    yield {"name": name, "shape": shape, "size": parameter.matrix_size}
+
+
+def _abstract_parameters(config: Any) -> tuple[Parameter, ...]:
+  """Every array of the model that training would build, traced on a mesh of one device.
+
+  Shapes follow from the config, the sizes of the mesh axes only decide where the pieces go.
+  """
+  from flax import nnx
+  import jax
+  from maxtext.utils import maxtext_utils
+  from maxtext.utils import model_creation_utils
+  import numpy as np
+
+  del maxtext_utils
+  axes = tuple(config.mesh_axes)
+  device = np.array(jax.devices()[:1]).reshape((1,) * len(axes))
+  mesh = jax.sharding.Mesh(device, axes, axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
+  with nnx.logical_axis_rules(config.logical_axis_rules):
+    model = nnx.eval_shape(model_creation_utils.get_nnx_create_model_fn(config, mesh))
+  return parameters_of(nnx.state(model, nnx.Param))
+
+
+@contextlib.contextmanager
+def _config_hooks() -> Iterator[None]:
+  """Only the hooks that add our keys to the config; the others would import all of MaxText's trainers."""
+  from maxtext_sparse.hooks import registry, table
+
+  config_hooks = [hook for hook in table.HOOKS if hook.target.startswith("maxtext.configs.")]
+  were_installed = any(hook.is_installed() for hook in config_hooks)
+  registry.install(config_hooks)
+  try:
+    yield
+  finally:
+    if not were_installed:
+      registry.uninstall()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps MaxText's imports and logs off stdout, and everything below an error off stderr."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  disabled = logging.root.manager.disable
+  logging.disable(logging.WARNING)
+  try:
+    with contextlib.redirect_stdout(sys.stderr):
+      yield
+  finally:
+    logging.disable(disabled)
+
+
+def _require_files(arguments: Sequence[str]) -> None:
+  """Raises ConfigError for a CONFIG that is not there, with the nearest name that is."""
+  for path in arguments:
+    if "=" in path or os.path.isfile(path):
+      continue
+    folder, name = os.path.split(path)
+    present = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = difflib.get_close_matches(name, [file for file in present if file.endswith(".yml")], n=1)
+    hint = f", did you mean {os.path.join(folder, near[0])}?" if near else ""
+    raise ConfigError(f"{path}: no such config file{hint}")
+
+
+@contextlib.contextmanager
+def _one_line_config_errors() -> Iterator[None]:
+  """Turns what MaxText raises for a bad config into ConfigError."""
+  import omegaconf
+  import pydantic
+  import yaml
+
+  try:
+    yield
+  except ConfigError:
+    raise
+  except pydantic.ValidationError as error:
+    raise ConfigError(_describe(error.errors()[0])) from None
+  except (ValueError, TypeError, AssertionError, KeyError, omegaconf.errors.OmegaConfBaseException) as error:
+    raise ConfigError(_shorten(str(error))) from None
+  except yaml.YAMLError as error:
+    raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from None
+  except OSError as error:
+    raise ConfigError(f"{error.filename}: {error.strerror}") from None
+
+
+def _describe(error: Any) -> str:
+  """One pydantic error; a value outside a list is answered with the nearest in it."""
+  reason = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+  if not error["loc"]:
+    return " ".join(reason.split())
+  key, value = error["loc"][0], error["input"]
+  choices = re.findall(r"'([^']*)'", error.get("ctx", {}).get("expected", ""))
+  if choices and isinstance(value, str):
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
+    reason = f"unknown, did you mean {near[0]}?" if near else f"unknown, must be one of {', '.join(choices)}"
+  return f"{key}={value}: {' '.join(reason.split())}"
+
+
+def _shorten(message: str) -> str:
+  """MaxText answers an unknown key with all the keys there are."""
+  unknown = re.match(r"'(\w+)' not in (.*)", message, re.DOTALL)
+  if not unknown:
+    return " ".join(message.split())
+  near = difflib.get_close_matches(unknown[1], re.findall(r"'(\w+)'", unknown[2]), n=1)
+  return f"{unknown[1]}: MaxText has no such key" + (f", did you mean {near[0]}?" if near else "")
