@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from maxtext_sparse import __version__
+from maxtext_sparse.cli.patch import patch_app
 from maxtext_sparse.launcher import one_line_errors, run_module
 
 # The names of rich markup would swallow the brackets in `[key=value ...]`.
@@ -71,6 +72,9 @@ def demo(
     result = run_demo(out, steps=steps, sparsity=sparsity, as_json=as_json)
   if as_json:
     json.dump(result, sys.stdout)
+
+
+app.add_typer(patch_app, name="patch")
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def add_defaults(load_config):
 @functools.cache
 def with_sparsity_keys(config_class: type) -> type:
   """A subclass of MaxText's config class that has our fields too."""
-  if issubclass(config_class, SparsityKeys):
+  if "sparsity" in config_class.model_fields:  # ours already, or native in a patched tree
     return config_class
   return type(config_class.__name__, (config_class, SparsityKeys), {"__doc__": config_class.__doc__})
 

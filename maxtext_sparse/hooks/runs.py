@@ -9,7 +9,7 @@ import weakref
 
 import jax
 
-from maxtext_sparse.config import keys_of, run_steps, SparsityKeys
+from maxtext_sparse.config import ConfigError, keys_of, run_steps, SparsityKeys
 from maxtext_sparse.monitor import Monitor
 from maxtext_sparse.prunable import Parameter, select_prunable
 from maxtext_sparse.schedule import build_schedule, Schedule

@@ -1,4 +1,4 @@
-"""Turns the public runs of Frantar et al. (2023), "Scaling Laws for Sparsely-Connected Foundation Models", into RUNS.csv form.
+"""Turns the public runs of Frantar et al. (2023, arXiv 2309.08520) into RUNS.csv form.
 
 Their runs prune with a cubic schedule from 25 % to 75 % of the steps, so N_avg = N_dense (1 - 0.625 S): a quarter of the
 steps dense, half at a mean density of 1 - 0.75 S, a quarter at 1 - S. Counts are non-embedding parameters.

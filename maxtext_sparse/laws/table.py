@@ -1,8 +1,8 @@
 """RUNS.csv: one row for each finished run, read and checked.
 
 Columns: `run` (name), `sparsity` (S, final share of prunable weights removed), `dense_params`, `average_params`,
-`final_params` (prunable weights at the start, on average over the run, at the end), `tokens` (D), `loss` (final eval loss, nats
-per token). Further columns are kept.
+`final_params` (prunable weights at the start, on average over the run, at the end), `tokens` (D), `loss` (final eval
+loss, nats per token). Further columns are kept.
 """
 
 import os

@@ -6,11 +6,13 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def short(number: float) -> str:
-  """1.378e8 as 137.8M, 4.5e20 as 4.50e20."""
-  for limit, divisor, suffix in ((1e3, 1, ""), (1e6, 1e3, "K"), (1e9, 1e6, "M"), (1e12, 1e9, "B"), (1e15, 1e12, "T")):
-    # 999,950 would round to 1000.0K.
-    if abs(number) < limit * 0.99995:
-      return f"{number / divisor:.1f}{suffix}" if suffix else f"{number:g}"
+  """Four digits: 1.378e8 as 137.8M, 4.5e20 as 4.500e20."""
+  for divisor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"), (1.0, "")):
+    # 999,960 would round to 1000K.
+    if divisor * 0.99995 <= abs(number) < divisor * 999.95:
+      return f"{number / divisor:.4g}{suffix}"
+  if abs(number) < 1.0:
+    return f"{number:.4g}"
   mantissa, exponent = f"{number:.3e}".split("e")
   return f"{mantissa}e{int(exponent)}"
 

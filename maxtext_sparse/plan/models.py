@@ -89,7 +89,6 @@ def load_model(arguments: Sequence[str]) -> Model:
   Raises:
     ConfigError: MaxText refuses the config; one line.
   """
-  hooks.maxtext_version()
   _require_files(arguments)
   with _quiet(), _config_hooks():
     from maxtext.configs import pyconfig
@@ -111,21 +110,25 @@ def _matrices(parameter: Parameter) -> Iterator[dict[str, Any]]:
 def _abstract_parameters(config: Any) -> tuple[Parameter, ...]:
   """Every array of the model that training would build, traced on a mesh of one device.
 
-  Shapes follow from the config, the sizes of the mesh axes only decide where the pieces go.
+  Shapes follow from the config; the sizes of the mesh axes only decide where the pieces go.
   """
   from flax import nnx
+  from flax.core.spmd import logical_axis_rules
   import jax
-  from maxtext.utils import maxtext_utils
   from maxtext.utils import model_creation_utils
   import numpy as np
 
-  del maxtext_utils
+  from maxtext_sparse.hooks.train_state import abstract_parameters
+
   axes = tuple(config.mesh_axes)
   device = np.array(jax.devices()[:1]).reshape((1,) * len(axes))
   mesh = jax.sharding.Mesh(device, axes, axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
-  with nnx.logical_axis_rules(config.logical_axis_rules):
-    model = nnx.eval_shape(model_creation_utils.get_nnx_create_model_fn(config, mesh))
-  return parameters_of(nnx.state(model, nnx.Param))
+  with logical_axis_rules(config.logical_axis_rules):
+    if config.get_keys().get("pure_nnx", True):
+      model = nnx.eval_shape(model_creation_utils.get_nnx_create_model_fn(config, mesh))
+    else:  # Linen, up to MaxText 0.2.4
+      model = model_creation_utils.from_config(config, mesh=mesh)
+    return abstract_parameters(model, config)
 
 
 @contextlib.contextmanager
@@ -133,7 +136,10 @@ def _config_hooks() -> Iterator[None]:
   """Only the hooks that add our keys to the config; the others would import all of MaxText's trainers."""
   from maxtext_sparse.hooks import registry, table
 
-  config_hooks = [hook for hook in table.HOOKS if hook.target.startswith("maxtext.configs.")]
+  version = hooks.maxtext_version()
+  if version not in hooks.SUPPORTED_VERSIONS:
+    raise hooks.HookError(f"maxtext=={version}: not supported, install one of {', '.join(hooks.SUPPORTED_VERSIONS)}")
+  config_hooks = [hook for hook in table.hooks_for(version) if hook.target.startswith("maxtext.configs.")]
   were_installed = any(hook.is_installed() for hook in config_hooks)
   registry.install(config_hooks)
   try:

@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 
 from maxtext_sparse import threshold
 from maxtext_sparse.counting import split_count
+from maxtext_sparse.schedule import Schedule
 from maxtext_sparse.threshold import Cut, find_cut, index_offsets, is_zero, keep_mask, magnitude_key, tiebreak_key
+from maxtext_sparse.transform import prune
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 SHAPES = {"matrix": [(24, 16)], "mixed": [(3, 8, 5), (40,), (7, 1, 11), ()], "one weight": [(1,)]}
@@ -286,6 +289,14 @@ def test_the_search_moves_a_few_scalars_between_devices_and_sorts_nothing(mesh):
   assert moves["all-reduce"] <= 16
   assert max(moves.values()) <= 64
   assert "sort" not in moves
+
+
+def test_a_whole_pruning_update_moves_no_more_than_the_search(mesh):
+  tx = prune(optax.sgd(0.1, momentum=0.9), Schedule(9, (2, 4), (0.5, 0.25)), lambda path: True)
+  update = lambda weights, step: tx.update(weights, tx.init(weights), weights, step=step)[0]
+  moves = largest_moves(compiled_text(update, mesh, 4))
+  assert moves["all-reduce"] <= 16
+  assert max(moves.values()) <= 64
 
 
 def test_the_search_over_magnitudes_stores_nothing_but_the_weights(mesh):

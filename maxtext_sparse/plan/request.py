@@ -1,0 +1,169 @@
+"""From a command line to a report: which budget was given, and whether MaxText has to be asked."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from maxtext_sparse.config import ConfigError, KEYS, refuse_misspelt, SparsityKeys
+from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_flops, steps_for_tokens
+from maxtext_sparse.plan.models import load_model, Model
+from maxtext_sparse.plan.report import checked_keys, make_report, Report
+from maxtext_sparse.plan.twins import Twin, twin_finder
+
+# The paper's sparsities (section 4), for twins where none is given.
+_PAPER_SPARSITIES = (0.2, 0.4, 0.6, 0.8)
+# Stands in for a length that follows from the budget once the config has been read; long enough for any schedule.
+_ANY_STEPS = 10_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """What the user fixed; None for what follows from a CONFIG.
+
+  Attributes:
+    steps: length of the run.
+    tokens: or its tokens.
+    flops: or its effective FLOPs.
+    tokens_per_step: the batch.
+    num_prunable: prunable weights.
+    num_chips: devices of the run.
+  """
+
+  steps: int | None = None
+  tokens: float | None = None
+  flops: float | None = None
+  tokens_per_step: int | None = None
+  num_prunable: int | None = None
+  num_chips: int | None = None
+
+  @classmethod
+  def parse(cls, *, steps, tokens, flops, batch, prunable, num_chips) -> "Budget":
+    """From the command line's options.
+
+    Raises:
+      ConfigError: an amount is no number, or two lengths are given.
+    """
+    lengths = {"steps": steps, "tokens": tokens, "flops": flops}
+    given = [f"--{name}={value}" for name, value in lengths.items() if value is not None]
+    if len(given) > 1:
+      raise ConfigError(f"{' '.join(given)}: each gives the length of the run, keep one")
+    return cls(
+      steps,
+      None if tokens is None else parse_amount(tokens, "tokens"),
+      None if flops is None else parse_amount(flops, "flops"),
+      None if batch is None else parse_count(batch, "batch"),
+      None if prunable is None else parse_count(prunable, "prunable"),
+      num_chips,
+    )
+
+  def length(self, keys: SparsityKeys, num_prunable: int | None, tokens_per_step: int | None, default: int) -> int:
+    """T, with the rest of the run known."""
+    if self.tokens is not None:
+      return steps_for_tokens(self.tokens, tokens_per_step)
+    if self.flops is not None:
+      return steps_for_flops(self.flops, keys, num_prunable, tokens_per_step)
+    return default if self.steps is None else self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+  """A report, whether its length was given or found, and what the user should know."""
+
+  report: Report
+  is_length_found: bool
+  notes: tuple[str, ...] = ()
+
+  def as_json(self) -> dict[str, Any]:
+    found = {"steps": self.report.steps, "tokens": self.report.tokens} if self.is_length_found else {}
+    return self.report.as_json() | found
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundTwins:
+  """Dense twins of one model, and the sparse run they belong to where there is one."""
+
+  num_prunable: int
+  twins: tuple[Twin, ...]
+  sparse_run: PlannedRun | None = None
+
+  def as_json(self) -> dict[str, Any]:
+    sparse = self.sparse_run.as_json() if self.sparse_run else {}
+    return sparse | {"prunable": self.num_prunable, "twins": [twin.as_json() for twin in self.twins]}
+
+
+def plan_run(arguments: Sequence[str], budget: Budget) -> PlannedRun:
+  """Plans the run that `train` with these arguments would be.
+
+  Args:
+    arguments: `CONFIG ... key=value ...`; sparsity keys and `steps` alone need no MaxText.
+    budget: what the options fixed.
+
+  Raises:
+    ConfigError: it cannot work.
+  """
+  raw = dict(_pair(argument) for argument in arguments if "=" in argument)
+  if len(raw) == len(arguments) and raw.keys() <= {*KEYS, "steps"}:
+    return _plan_without_model(raw, budget)
+  refuse_misspelt({key: value for key, value in raw.items() if key not in KEYS}, ())
+  return plan_model(_load(arguments, budget), budget)
+
+
+def plan_model(model: Model, budget: Budget) -> PlannedRun:
+  """Plans the run of a config that has been read."""
+  keys = checked_keys(model.flat)
+  tokens_per_step = budget.tokens_per_step or model.tokens_per_step(budget.num_chips)
+  steps = budget.length(keys, model.num_prunable, tokens_per_step, model.steps)
+  report = make_report(keys, steps, model.num_prunable, tokens_per_step)
+  return PlannedRun(report, budget.steps is None, _batch_notes(model, budget))
+
+
+def plan_twins(arguments: Sequence[str], budget: Budget) -> FoundTwins:
+  """Dense twins of the run that `train` with these arguments would be, or of the paper's four sparsities.
+
+  Raises:
+    ConfigError: it cannot work.
+  """
+  model = _load(arguments, budget)
+  finder = twin_finder(arguments, model.flat, budget.num_chips or 1)
+  sparsities = (model.keys.sparsity,) if model.keys.sparsity else _PAPER_SPARSITIES
+  runs = [plan_model(_with_sparsity(model, sparsity), budget) for sparsity in sparsities]
+  twins = tuple(finder.find(run.report.keys.sparsity, run.report.average_params or 0.0) for run in runs)
+  return FoundTwins(model.num_prunable, twins, runs[0] if len(runs) == 1 else None)
+
+
+def _plan_without_model(raw: dict[str, str], budget: Budget) -> PlannedRun:
+  if "steps" in raw:
+    budget = dataclasses.replace(budget, steps=parse_count(raw.pop("steps"), "steps"))
+  if budget.steps is None and budget.tokens is None and budget.flops is None:
+    raise ConfigError("steps: the length of the run is missing, give --steps, --tokens, --flops or a CONFIG")
+  keys = checked_keys(raw)
+  steps = budget.length(keys, budget.num_prunable, budget.tokens_per_step, default=0)
+  report = make_report(keys, steps, budget.num_prunable, budget.tokens_per_step)
+  return PlannedRun(report, budget.steps is None)
+
+
+def _load(arguments: Sequence[str], budget: Budget) -> Model:
+  if budget.num_prunable is not None:
+    raise ConfigError(f"--prunable={budget.num_prunable}: CONFIG has its own, keep one")
+  if budget.steps is not None:
+    arguments = [*arguments, f"steps={budget.steps}"]
+  elif budget.tokens is not None or budget.flops is not None:
+    arguments = [*arguments, f"steps={_ANY_STEPS}"]
+  return load_model(arguments)
+
+
+def _with_sparsity(model: Model, sparsity: float) -> Model:
+  return dataclasses.replace(model, flat=model.flat | {"sparsity": sparsity})
+
+
+def _batch_notes(model: Model, budget: Budget) -> tuple[str, ...]:
+  if budget.tokens_per_step is not None or budget.num_chips is not None or model.flat["compile_topology"]:
+    return ()
+  if model.flat["enable_rampup_batch_size"]:
+    return ("the batch ramps up, so that tokens and FLOPs are not known",)
+  return (f"the batch is that of {model.flat['num_target_devices']} device(s), give --chips for those of the run",)
+
+
+def _pair(argument: str) -> tuple[str, str]:
+  key, _, value = argument.partition("=")
+  return key, value

@@ -1,0 +1,116 @@
+"""What `plan` and `params` print for people."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from maxtext_sparse.plan.chart import draw, short
+from maxtext_sparse.plan.models import Model
+from maxtext_sparse.plan.report import Phase, Report
+from maxtext_sparse.plan.twins import Twin
+
+
+def print_report(report: Report, console: Console, notes: Sequence[str] = ()) -> None:
+  """Schedule, phases, plot of N(t), and what it costs."""
+  _say(console, _headline(report))
+  console.print(_phase_table(report))
+  for line in draw(report):
+    _say(console, line)
+  _say(console, "")
+  for name, value in _figures(report):
+    _say(console, f"{name:<22}{value}")
+  for note in notes:
+    _say(console, f"note: {note}")
+
+
+def print_twins(twins: Sequence[Twin], num_prunable: int, console: Console) -> None:
+  """One pair of dense neighbours per sparsity, then their overrides."""
+  table = _table("S", "average", "of dense", "hidden size", "prunable", "weight")
+  for twin in twins:
+    for i, neighbour in enumerate(twin.neighbours):
+      head = (f"{twin.sparsity:.0%}", short(twin.average_params), f"{twin.average_params / num_prunable:.3f}")
+      row = (str(neighbour.emb_dim), f"{neighbour.num_prunable:,}", f"{neighbour.weight:.3f}")
+      table.add_row(*(head if i == 0 else ("", "", "")), *row)
+  _say(console, f"dense twins of a model with {num_prunable:,} prunable weights")
+  console.print(table)
+  _say(console, "loss of the twin = sum of weight x loss; add to the sparse run's command for:")
+  sizes = {neighbour.emb_dim: neighbour.overrides for twin in twins for neighbour in twin.neighbours}
+  for emb_dim in sorted(sizes):
+    _say(console, f"  {emb_dim:>5}  {' '.join(sizes[emb_dim])}")
+
+
+def print_model(model: Model, console: Console) -> None:
+  """Every array with its size, whether it is pruned, and the totals."""
+  pruned = {parameter.path for parameter in model.prunable}
+  table = _table("parameter", "shape of a matrix", "matrices", "weights", "pruned")
+  for parameter in model.parameters:
+    shape = " x ".join(str(n) for axis, n in enumerate(parameter.shape) if axis not in parameter.layer_axes)
+    count = parameter.size // parameter.matrix_size
+    is_pruned = "yes" if parameter.path in pruned else ""
+    table.add_row(parameter.path, shape, str(count), f"{parameter.size:,}", is_pruned)
+  console.print(table)
+  share = model.num_prunable / model.total
+  _say(console, f"total     {model.total:>18,}  {short(model.total)}")
+  _say(console, f"prunable  {model.num_prunable:>18,}  {short(model.num_prunable)}, {share:.1%} of the total")
+
+
+def _headline(report: Report) -> str:
+  schedule = report.schedule
+  sparsity = f"S = {1 - schedule.final_density:.4g}, {schedule.shape}"
+  if len(schedule.event_steps) == 1:
+    return f"{sparsity}: one event at step {schedule.start} of {report.steps}"
+  period = report.keys.gmp_pruning_frequency
+  events = f"{len(schedule.event_steps)} events, every {period} steps from {schedule.start} to {schedule.end}"
+  return f"{sparsity}: {events} of {report.steps}"
+
+
+def _phase_table(report: Report) -> Table:
+  table = _table("phase", "steps", "number", "tokens", "of steps", "of compute", "active weights")
+  for phase in report.phases():
+    tokens = short(report.tokens_per_step * phase.num_steps) if report.tokens_per_step else "-"
+    steps = f"{phase.begin}..{phase.stop - 1}" if phase.num_steps else "-"
+    shares = f"{phase.num_steps / report.steps:.1%}", f"{phase.compute_share:.1%}"
+    table.add_row(phase.name, steps, str(phase.num_steps), tokens, *shares, _ends(report, phase))
+  return table
+
+
+def _ends(report: Report, phase: Phase) -> str:
+  """Active weights at both ends of a phase; densities where the model is not known."""
+  size = report.num_prunable
+  ends = [short(size * d) if size else f"{d:.3g}" for d in (phase.begin_density, phase.end_density)]
+  return " -> ".join(dict.fromkeys(ends))
+
+
+def _figures(report: Report) -> list[tuple[str, str]]:
+  average = f"{report.average_density:.4f}"
+  if report.average_params is not None:
+    average += f" of {short(report.num_prunable or 0)} prunable weights: {short(report.average_params)}"
+  final = report.schedule.final_density
+  figures = [
+    ("average density", average),
+    ("final density", f"{final:.4f}" + (f": {short(final * report.num_prunable)}" if report.num_prunable else "")),
+    ("compression rate", f"{report.compression_rate:.2f}x, average over final"),
+  ]
+  if report.tokens is not None:
+    figures.append(("tokens", f"{short(report.tokens)} ({short(report.tokens_per_step or 0)} a step)"))
+  overhead = f"{report.overhead:.2f}x the effective ones, {1 / final:.2f}x in the recovery phase"
+  if report.effective_flops is not None and report.actual_flops is not None:
+    figures.append(("effective FLOPs", short(report.effective_flops)))
+    overhead = f"{short(report.actual_flops)}, {overhead}"
+  figures.append(("actual FLOPs", f"{overhead}: the hardware multiplies the zeros"))
+  return figures
+
+
+def _table(*columns: str) -> Table:
+  table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+  for i, column in enumerate(columns):
+    table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+  return table
+
+
+def _say(console: Console, line: str) -> None:
+  """A line as it is: no markup, no colours, no wrapping."""
+  console.print(Text(line), soft_wrap=True)
