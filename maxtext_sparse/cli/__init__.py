@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from maxtext_sparse import __version__
+from maxtext_sparse.cli.doctor import doctor
 from maxtext_sparse.cli.patch import patch_app
 from maxtext_sparse.launcher import one_line_errors, run_module
 
@@ -74,6 +75,7 @@ def demo(
     json.dump(result, sys.stdout)
 
 
+app.command()(doctor)
 app.add_typer(patch_app, name="patch")
 
 

@@ -130,9 +130,7 @@ def draw_starts(law: Law, num_starts: int | None, seed: int = 0) -> np.ndarray:
   return grid[np.random.default_rng(seed).permutation(len(grid))[:num_starts]]
 
 
-def minimise_from(
-  law: Law, runs: pd.DataFrame, starts: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def minimise_from(law: Law, runs: pd.DataFrame, starts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """L-BFGS from every start.
 
   Args:

@@ -86,7 +86,7 @@ class Law:
 
   def coefficients(self, theta: np.ndarray) -> dict[str, float]:
     """Optimised values [p] -> the equation's coefficients."""
-    return {p.name: math.exp(value) if p.is_log else float(value) for p, value in zip(self.parameters, theta)}
+    return {p.name: _exp(value) if p.is_log else float(value) for p, value in zip(self.parameters, theta)}
 
   def log_loss(self, theta: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Predicted ln L.
@@ -180,8 +180,7 @@ class Frantar(Law):
   def coefficients(self, theta):
     """The optimised value of a_D is b_D ln a_D, in which the term's log is linear."""
     values = super().coefficients(theta)
-    exponent = values["a_D"] / values["b_D"] if values["b_D"] else math.inf
-    return values | {"a_D": math.exp(exponent) if exponent < 700 else math.inf}
+    return values | {"a_D": _exp(values["a_D"] / values["b_D"]) if values["b_D"] else math.nan}
 
 
 LAWS: dict[str, Law] = {
@@ -193,6 +192,11 @@ LAWS: dict[str, Law] = {
     Frantar("frantar", "final_params"),
   )
 }
+
+
+def _exp(value: float) -> float:
+  """e^value, infinite where a coefficient that the runs do not determine overflows."""
+  return math.exp(value) if value < 700 else math.inf
 
 
 def law_named(name: str) -> Law:

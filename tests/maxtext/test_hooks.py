@@ -14,9 +14,7 @@ from tests.maxtext.harness import environment
 
 @pytest.fixture(scope="module")
 def table():
-  from maxtext_sparse.hooks import table
-
-  return table.hooks_for(hooks.maxtext_version())
+  return hooks.hooks_for(hooks.maxtext_version())
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,135 @@
+"""Loss of runs that have not been made, with intervals and a word on extrapolation."""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from maxtext_sparse.config import ConfigError, parse_keys, run_steps, SparsityKeys
+from maxtext_sparse.laws.fit import Fit
+from maxtext_sparse.laws.shapes import shape_of_config
+from maxtext_sparse.laws.uncertainty import Bootstrap, interval
+from maxtext_sparse.schedule import average_density_limit, build_schedule, mean_density_while_pruning
+
+# Outside the fitted range by less than this share is not called extrapolation.
+_SLACK = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """One run to predict; counts are of prunable weights.
+
+  Attributes:
+    dense_params: before pruning.
+    sparsity: S at the end.
+    average_density: mean density over the run.
+    tokens: D.
+  """
+
+  dense_params: float
+  sparsity: float
+  average_density: float
+  tokens: float
+
+  @property
+  def average_params(self) -> float:
+    return self.dense_params * self.average_density
+
+  @property
+  def final_params(self) -> float:
+    return self.dense_params * (1.0 - self.sparsity)
+
+  @property
+  def effective_flops(self) -> float:
+    """6 N_avg D: what the active weights need (paper section 3)."""
+    return 6.0 * self.average_params * self.tokens
+
+  @property
+  def hardware_flops(self) -> float:
+    """6 N_dense D: what hardware without unstructured sparsity spends."""
+    return 6.0 * self.dense_params * self.tokens
+
+  def to_json(self) -> dict[str, float]:
+    names = ("dense_params", "sparsity", "average_params", "final_params", "tokens", "effective_flops", "hardware_flops")
+    return {name: float(getattr(self, name)) for name in names}
+
+
+def average_density(keys: SparsityKeys, steps: int | None = None) -> float:
+  """Mean density over a run of the given keys: exact for a number of steps, else in the continuous limit.
+
+  Raises:
+    ConfigError: explicit start and end steps, but no number of steps.
+  """
+  if steps is not None:
+    return build_schedule(keys, steps).average_density() if keys.is_active else 1.0
+  if keys.gmp_start_step >= 0:
+    raise ConfigError(f"gmp_start_step={keys.gmp_start_step}: needs the number of steps as well, set steps")
+  share = 0.0 if keys.pruning_method == "one-shot" else keys.gmp_prune_fraction
+  if keys.gmp_fraction_of == "compute":
+    return average_density_limit(keys.pruning_schedule, keys.sparsity, keys.gmp_dense_fraction, share)
+  recovery = 1.0 - keys.gmp_dense_fraction - share
+  pruning = mean_density_while_pruning(keys.pruning_schedule, keys.sparsity)
+  return keys.gmp_dense_fraction + share * pruning + recovery * (1.0 - keys.sparsity)
+
+
+def point(dense_params: float, sparsity: float, tokens: float) -> Point:
+  """A run with the default schedule (geometric, 25 % of the compute dense, 50 % pruning).
+
+  Raises:
+    ConfigError: a value out of range.
+  """
+  if not 0 <= sparsity < 1:
+    raise ConfigError(f"--sparsity={sparsity:g}: must be a number in [0, 1)")
+  for option, value in (("--dense-params", dense_params), ("--tokens", tokens)):
+    if not (np.isfinite(value) and value > 0):
+      raise ConfigError(f"{option}={value:g}: must be a positive number")
+  return Point(dense_params, sparsity, average_density(SparsityKeys(sparsity=sparsity)), tokens)
+
+
+def point_of_config(path: str, tokens: float | None, num_devices: int = 1) -> Point:
+  """The run that a MaxText config file describes.
+
+  Args:
+    path: YAML with the shape keys, the sparsity keys and, if `tokens` is None, what the token count follows from.
+    tokens: D, or None for steps x per_device_batch_size x max_target_length x devices.
+    num_devices: devices that train.
+  """
+  shape, raw = shape_of_config(path)
+  keys, steps = parse_keys(raw), run_steps(raw)
+  if tokens is None:
+    batch, length = raw.get("per_device_batch_size"), raw.get("max_target_length")
+    if steps < 1 or not batch or not length:
+      raise ConfigError(f"{path}: steps, per_device_batch_size or max_target_length is missing, or give --tokens")
+    tokens = steps * batch * length * num_devices
+  return Point(float(shape.prunable), keys.sparsity, average_density(keys, steps if steps > 0 else None), tokens)
+
+
+def as_columns(points: Sequence[Point]) -> dict[str, np.ndarray]:
+  """The columns that laws read, [n] each."""
+  names = ("dense_params", "average_params", "final_params", "tokens", "sparsity")
+  return {name: np.array([getattr(p, name) for p in points], dtype=np.float64) for name in names}
+
+
+def predictions(fit: Fit, resamples: Bootstrap, points: Sequence[Point]) -> list[dict[str, Any]]:
+  """One JSON object a point: the run, `loss`, `interval` and `extrapolates`."""
+  columns = as_columns(points)
+  low, high = interval(resamples.draws(columns))
+  return [
+    p.to_json() | {"loss": float(loss), "interval": [float(a), float(b)], "extrapolates": extrapolations(fit, p)}
+    for p, loss, a, b in zip(points, fit.predict(columns), low, high)
+  ]
+
+
+def extrapolations(fit: Fit, p: Point) -> list[str]:
+  """In what way a point lies outside the runs that the law was fitted to; empty if it does not."""
+  return list(_outside(fit.runs, p, dict.fromkeys((fit.law.size, "tokens", "sparsity"))))
+
+
+def _outside(runs: pd.DataFrame, p: Point, columns: Iterable[str]) -> Iterable[str]:
+  for column in columns:
+    low, high, value = runs[column].min(), runs[column].max(), getattr(p, column)
+    if value > high * (1 + _SLACK) or value < low * (1 - _SLACK):
+      times = f", {value / high:.3g} times the largest" if value > high > 0 else ""
+      yield f"{column} {value:.4g} is outside the fitted {low:.4g} to {high:.4g}{times}"

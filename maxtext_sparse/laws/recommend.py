@@ -1,0 +1,151 @@
+"""The best run for a training budget and a cap on the deployed model, as a law sees it, beside the dense alternative."""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from maxtext_sparse.config import ConfigError
+from maxtext_sparse.laws.fit import Fit
+from maxtext_sparse.laws.predict import as_columns, extrapolations, Point, point, predictions
+from maxtext_sparse.laws.shapes import nearest_shape, Shape
+from maxtext_sparse.laws.uncertainty import Bootstrap, interval, LEVEL
+
+_SPARSITY_STEP = 0.005
+# Sparsities whose best loss is within this of the least, relatively, are equally good; the lowest of them is taken.
+_TIE = 1e-6
+# How far beyond the fitted sizes the search goes.
+_SIZE_MARGIN = 100.0
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """What is asked for.
+
+  Attributes:
+    flops: effective training compute, 6 N_avg D.
+    max_final_params: cap on the prunable weights of the deployed model; infinite for none.
+    max_sparsity: cap on S.
+    num_chips: the hidden size of the runnable shape is divisible by it.
+  """
+
+  flops: float
+  max_final_params: float = math.inf
+  max_sparsity: float = 0.8
+  num_chips: int = 1
+
+  def __post_init__(self):
+    if not (self.flops > 0 and math.isfinite(self.flops)):
+      raise ConfigError(f"--flops={self.flops:g}: must be a positive number")
+    if not self.max_final_params > 0:
+      raise ConfigError(f"--max-final-params={self.max_final_params:g}: must be a positive number")
+    if not 0 <= self.max_sparsity < 1:
+      raise ConfigError(f"--max-sparsity={self.max_sparsity:g}: must be a number in [0, 1)")
+    if self.num_chips < 1:
+      raise ConfigError(f"--chips={self.num_chips}: must be a positive number")
+
+
+def best_point(fit: Fit, budget: Budget) -> Point:
+  """Dense size, sparsity and tokens of least predicted loss within the budget.
+
+  For each sparsity the size is searched by golden section: with D = C / (6 N_avg) the log of every term of a law is
+  linear in ln N, so ln L is convex in it. Where several sparsities are equally good, the lowest one.
+  """
+  grid = np.arange(0.0, budget.max_sparsity + 1e-9, _SPARSITY_STEP)
+  sparsity = grid if math.isclose(grid[-1], budget.max_sparsity) else np.append(grid, budget.max_sparsity)
+  density = np.array([point(1.0, s, 1.0).average_density for s in sparsity])
+  lowest = fit.runs["dense_params"].min() / _SIZE_MARGIN
+  highest = np.minimum(fit.runs["dense_params"].max() * _SIZE_MARGIN, budget.max_final_params / (1.0 - sparsity))
+  if highest.max() < lowest:
+    raise ConfigError(
+      f"--max-final-params={budget.max_final_params:g}: {_SIZE_MARGIN:g} times below the smallest fitted run, "
+      f"must be at least {lowest * (1 - budget.max_sparsity):.4g}"
+    )
+
+  def loss(log_n: np.ndarray) -> np.ndarray:
+    return fit.predict(_columns(np.exp(log_n), sparsity, density, budget.flops))
+
+  low = np.full_like(sparsity, math.log(lowest))
+  log_n = _golden_section(loss, low, np.maximum(np.log(highest), low))
+  losses = np.where(highest >= lowest, loss(log_n), np.inf)
+  chosen = int(np.argmax(losses <= losses.min() * (1 + _TIE)))
+  return _spend(float(np.exp(log_n[chosen])), float(sparsity[chosen]), budget.flops)
+
+
+def recommend(fit: Fit, resamples: Bootstrap, budget: Budget) -> dict[str, Any]:
+  """The best run, the nearest runnable shape, the dense run of equal deployed size, and their difference, as JSON."""
+  best = best_point(fit, budget)
+  runnable, shape = _runnable(best, budget)
+  dense = _spend(best.final_params, 0.0, budget.flops)
+  best_json, runnable_json, dense_json = predictions(fit, resamples, [best, runnable, dense])
+  return {
+    "law": fit.law.name,
+    "compute": "effective: 6 x average_params x tokens; hardware_flops is what dense hardware spends",
+    "budget_flops": budget.flops,
+    "max_final_params": budget.max_final_params if math.isfinite(budget.max_final_params) else None,
+    "best": best_json,
+    "runnable": runnable_json | {"shape": shape.maxtext_keys(), "total_params": shape.total},
+    "dense_alternative": dense_json,
+    "difference": _difference(fit, resamples, best, dense),
+    "warnings": [f"extrapolation: {text}" for text in extrapolations(fit, best)],
+  }
+
+
+def _columns(dense: np.ndarray, sparsity: np.ndarray, density: np.ndarray, flops: float) -> dict[str, np.ndarray]:
+  """Columns that laws read [n], with D = C / (6 N_avg)."""
+  average = dense * density
+  return {
+    "dense_params": dense,
+    "average_params": average,
+    "final_params": dense * (1.0 - sparsity),
+    "sparsity": sparsity,
+    "tokens": flops / (6.0 * average),
+  }
+
+
+def _golden_section(function: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
+  """Minimiser of a unimodal function in each of n brackets [low, high], [n]."""
+  for _ in range(80):
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    goes_left = function(left) <= function(right)
+    low, high = np.where(goes_left, low, left), np.where(goes_left, right, high)
+  return 0.5 * (low + high)
+
+
+def _spend(dense_params: float, sparsity: float, flops: float) -> Point:
+  """The run of this size that uses the whole budget."""
+  unit = point(dense_params, sparsity, 1.0)
+  return dataclasses.replace(unit, tokens=flops / unit.effective_flops)
+
+
+def _runnable(best: Point, budget: Budget) -> tuple[Point, Shape]:
+  """Nearest MaxText shape, with the sparsity raised to three digits where it would exceed the cap."""
+  shape = nearest_shape(best.dense_params, budget.num_chips)
+  needed = 1.0 - budget.max_final_params / shape.prunable
+  sparsity = max(best.sparsity, math.ceil(1000 * needed) / 1000 if needed > 0 else 0.0)
+  return _spend(shape.prunable, sparsity, budget.flops), shape
+
+
+def _difference(fit: Fit, resamples: Bootstrap, best: Point, dense: Point) -> dict[str, Any]:
+  """Loss of the dense alternative minus that of the best run; each resample predicts both."""
+  columns = as_columns([best, dense])
+  loss, draws = fit.predict(columns), resamples.draws(columns)
+  gap = draws[:, 1] - draws[:, 0]
+  low, high = (float(end) for end in interval(gap))
+  is_clear = best.sparsity > 0 and low > 0
+  if best.sparsity == 0:
+    verdict = "a dense run is best: the cap does not bind"
+  elif is_clear:
+    verdict = f"the sparse run is better: the {LEVEL:.0%} interval of the difference leaves out zero"
+  else:
+    verdict = f"not distinguishable: the {LEVEL:.0%} interval of the difference holds zero"
+  return {
+    "loss": float(loss[1] - loss[0]),
+    "interval": [low, high],
+    "share_of_resamples_sparse_better": float(np.mean(gap > 0)),
+    "is_clear": is_clear,
+    "verdict": verdict,
+  }

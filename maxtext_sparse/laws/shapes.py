@@ -1,0 +1,128 @@
+"""LLaMA-2 shapes: their parameter counts, the paper's suite, and the shape nearest to a wanted count."""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+import os
+from typing import Any
+
+import yaml
+
+from maxtext_sparse.config import ConfigError
+
+_VOCAB = 32_000
+_MLP_RATIO = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """A decoder with SwiGLU, RMSNorm and an untied head.
+
+  Attributes:
+    layers: number of blocks.
+    emb: hidden size.
+    mlp: width of the feed-forward layer.
+    heads: query heads.
+    head_dim: size of a head.
+    kv_heads: key and value heads.
+    vocab: vocabulary size.
+  """
+
+  layers: int
+  emb: int
+  mlp: int
+  heads: int
+  head_dim: int
+  kv_heads: int
+  vocab: int = _VOCAB
+
+  @property
+  def prunable(self) -> int:
+    """Weights of all linear layers: query and output, key and value, three feed-forward matrices, and the head."""
+    attention = 2 * self.emb * self.head_dim * (self.heads + self.kv_heads)
+    return self.layers * (attention + 3 * self.emb * self.mlp) + self.emb * self.vocab
+
+  @property
+  def total(self) -> int:
+    """All parameters: embedding and norms (two a block, one at the end) on top."""
+    return self.prunable + self.emb * self.vocab + (2 * self.layers + 1) * self.emb
+
+  def maxtext_keys(self) -> dict[str, int]:
+    return {
+      "base_num_decoder_layers": self.layers,
+      "base_emb_dim": self.emb,
+      "base_mlp_dim": self.mlp,
+      "base_num_query_heads": self.heads,
+      "base_num_kv_heads": self.kv_heads,
+      "head_dim": self.head_dim,
+      "vocab_size": self.vocab,
+    }
+
+
+# The paper's models (Table 1, and the released 1B pairs).
+SUITE = {
+  "58m": Shape(6, 512, 2048, 8, 64, 8),
+  "162m": Shape(12, 768, 3072, 12, 64, 12),
+  "468m": Shape(24, 1024, 4096, 16, 64, 16),
+  "1b": Shape(16, 2048, 8192, 8, 256, 8),
+}
+
+
+def nearest_shape(num_prunable: float, num_chips: int = 1) -> Shape:
+  """The runnable shape whose prunable count is nearest to the wanted one.
+
+  Made as the paper makes its dense twins: depth and heads of a model of the suite, the one nearest in size, with another
+  hidden size (and a feed-forward layer 4 times as wide). The hidden size is divisible by the number of heads, into heads
+  of even size as rotary embeddings need, and by the number of chips.
+  """
+  distance = lambda shape: abs(math.log(shape.prunable / num_prunable))
+  template = min(SUITE.values(), key=distance)
+  return min(_with_other_sizes(template, num_chips, num_prunable), key=distance)
+
+
+def _with_other_sizes(template: Shape, num_chips: int, num_prunable: float) -> Iterator[Shape]:
+  step = math.lcm(2 * template.heads, num_chips)
+  emb = 0
+  while True:
+    emb += step
+    heads = template.heads
+    shape = Shape(template.layers, emb, _MLP_RATIO * emb, heads, emb // heads, heads, template.vocab)
+    yield shape
+    if shape.prunable > num_prunable:
+      return
+
+
+def shape_of_config(path: str) -> tuple[Shape, Mapping[str, Any]]:
+  """The shape that a MaxText config file describes, and its keys with those of the bases beside it.
+
+  Raises:
+    ConfigError: unreadable, a shape key is missing, or another architecture.
+  """
+  keys = _read_chain(path)
+  names = {
+    "layers": "base_num_decoder_layers",
+    "emb": "base_emb_dim",
+    "mlp": "base_mlp_dim",
+    "heads": "base_num_query_heads",
+    "head_dim": "head_dim",
+    "kv_heads": "base_num_kv_heads",
+  }
+  for name in names.values():
+    if not isinstance(keys.get(name), int) or keys[name] < 1:
+      raise ConfigError(f"{path}: {name}={keys.get(name)}: must be a positive integer, or give --dense-params instead")
+  for name, plain in (("num_experts", 1), ("logits_via_embedding", False)):
+    if keys.get(name, plain) != plain:
+      raise ConfigError(f"{path}: {name}={keys[name]}: not a LLaMA-2 shape, give --dense-params instead")
+  return Shape(**{field: keys[name] for field, name in names.items()}, vocab=keys.get("vocab_size", _VOCAB)), keys
+
+
+def _read_chain(path: str) -> dict[str, Any]:
+  try:
+    with open(path, encoding="utf-8") as file:
+      keys = yaml.safe_load(file)
+  except (OSError, yaml.YAMLError) as error:
+    raise ConfigError(f"{path}: cannot read this config file ({str(error).splitlines()[0]})") from error
+  if not isinstance(keys, dict):
+    raise ConfigError(f"{path}: not a MaxText config, must be a YAML mapping")
+  base = os.path.join(os.path.dirname(os.path.abspath(path)), str(keys.get("base_config", "")))
+  return (_read_chain(base) if os.path.isfile(base) else {}) | keys
