@@ -35,8 +35,9 @@ def maxtext_version() -> str:
   except importlib.metadata.PackageNotFoundError:
     return CHECKOUT
   installed = Path(str(distribution.locate_file("maxtext")))
-  is_checkout = installed.is_dir() and installed.resolve() != Path(spec.submodule_search_locations[0]).resolve()
-  return CHECKOUT if is_checkout else distribution.version
+  is_elsewhere = installed.is_dir() and installed.resolve() != Path(spec.submodule_search_locations[0]).resolve()
+  is_editable = '"editable": true' in (distribution.read_text("direct_url.json") or "")
+  return CHECKOUT if is_elsewhere or is_editable else distribution.version
 
 
 def install() -> None:

@@ -8,6 +8,7 @@ from maxtext_sparse.census import PendingCensus, prunable_weights
 from maxtext_sparse.config import keys_of
 from maxtext_sparse.hooks import runs
 from maxtext_sparse.hooks.train_state import split_state, step_of, weights_of
+from maxtext_sparse.launcher import one_line_errors
 from maxtext_sparse.monitor import logger, Monitor
 from maxtext_sparse.record import Plan, RunRecord
 
@@ -65,6 +66,16 @@ def require_completion(train_loop):
     return state
 
   return train_to_the_end
+
+
+def fail_in_one_line(main):
+  """`train.main`: expected failures end with one line however the trainer was started."""
+
+  def main_in_one_line(argv):
+    with one_line_errors():
+      main(argv)
+
+  return main_in_one_line
 
 
 def _begin(run: runs.SparseRun, config, run_record: RunRecord, start_step: int, state) -> None:

@@ -51,6 +51,13 @@ COMMON = (
     proof="tests/maxtext/test_resume.py",
   ),
   Hook(
+    target="maxtext.trainers.pre_train.train:main",
+    parameters=("argv",),
+    wrap=loop_hooks.fail_in_one_line,
+    reason="patched trees start MaxText's own main; a user's mistake is one line there too",
+    proof="tests/releases/test_patched_training.py",
+  ),
+  Hook(
     target="maxtext.common.metric_logger:MetricLogger.write_metrics",
     parameters=("self", "metrics", "step", "metric_type"),
     wrap=metrics_hooks.add_scalars,

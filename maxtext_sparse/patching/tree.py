@@ -99,8 +99,8 @@ class Tree:
         self._write(path, content)
         done.append(path)
     except OSError as error:
-      for path in done:
-        self._write(path, old[path])
+      for written in done:
+        self._write(written, old[written])
       raise ConfigError(f"{self.root / path}: cannot write ({error.strerror}), the tree is as before") from error
     return done
 

@@ -37,7 +37,9 @@ def test_every_hook_says_why_and_names_a_test_that_exists(table):
 
 
 def test_the_set_of_replaced_attributes_is_frozen(table):
-  assert sorted(hook.target for hook in table) == [
+  # 0.2.3 has no function for one iteration of its loop.
+  own = {"0.2.3": ["maxtext.trainers.pre_train.train:training_loop_iteration"]}.get(hooks.maxtext_version(), [])
+  assert sorted([*(hook.target for hook in table), *own]) == [
     "maxtext.common.checkpointing:maybe_save_checkpoint",
     "maxtext.common.metric_logger:MetricLogger.write_metrics",
     "maxtext.common.metric_logger:MetricLogger.write_metrics_locally",
@@ -47,6 +49,7 @@ def test_the_set_of_replaced_attributes_is_frozen(table):
     "maxtext.configs.pyconfig:_prepare_for_pydantic",
     "maxtext.optimizers.optimizers:get_optimizer",
     "maxtext.trainers.pre_train.train:loss_fn",
+    "maxtext.trainers.pre_train.train:main",
     "maxtext.trainers.pre_train.train:train_loop",
     "maxtext.trainers.pre_train.train:train_step",
     "maxtext.trainers.pre_train.train:training_loop_iteration",

@@ -1,0 +1,167 @@
+"""The patch set on a copy of the installed MaxText: recognised, applied, taken off byte for byte, or refused."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from maxtext_sparse.config import ConfigError
+from maxtext_sparse.patching.patchset import all_patches, digest
+from maxtext_sparse.patching.tree import APPLIED, find_package, FOREIGN, NOT_APPLIED, PARTLY, Tree
+
+REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def released():
+  spec = importlib.util.find_spec("maxtext")
+  assert spec and spec.submodule_search_locations
+  return Path(spec.submodule_search_locations[0])
+
+
+@pytest.fixture(params=["checkout", "install"])
+def tree(request, released, tmp_path):
+  """The patch's target files in the layout of a checkout, or of site-packages."""
+  root = tmp_path / ("src/maxtext" if request.param == "checkout" else "maxtext")
+  for file in next(p for p in all_patches() if p.release == Tree(str(released)).status.release).files:
+    (root / file.path).parent.mkdir(parents=True, exist_ok=True)
+    if (released / file.path).exists():
+      shutil.copy(released / file.path, root / file.path)
+  return tmp_path
+
+
+def contents(folder):
+  return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def command(*args):
+  done = subprocess.run(
+    [sys.executable, "-m", "maxtext_sparse", "patch", *args], capture_output=True, text=True, cwd=REPO
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("patch", all_patches(), ids=lambda patch: patch.release)
+def test_each_patch_adds_at_most_60_lines_and_says_why_and_for_what(patch):
+  header, _, diff = patch.text.partition("\n---\n")
+  added = [line for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
+  assert len(added) <= 60
+  assert patch.release.removeprefix("main") in header and "All logic is in the package" in header
+
+
+def test_there_is_a_patch_for_every_supported_release_and_for_main():
+  from maxtext_sparse.hooks import SUPPORTED_VERSIONS
+
+  assert {patch.release for patch in all_patches()} == {*SUPPORTED_VERSIONS, "main"}
+
+
+def test_the_installed_release_is_recognised_from_its_files(tree, released):
+  import importlib.metadata
+
+  status = Tree(str(tree)).status
+  assert (status.state, status.release) == (NOT_APPLIED, importlib.metadata.version("maxtext"))
+
+
+def test_apply_is_idempotent_and_revert_restores_every_byte(tree):
+  before = contents(tree)
+  assert len(Tree(str(tree)).apply()) == 6
+  assert Tree(str(tree)).status.state == APPLIED
+  patched = contents(tree)
+  assert Tree(str(tree)).apply() == [] and contents(tree) == patched
+  assert len(Tree(str(tree)).revert()) == 6
+  assert contents(tree) == before
+  assert Tree(str(tree)).revert() == [] and contents(tree) == before
+
+
+def test_plain_git_apply_gives_the_same_bytes(tree):
+  patch_file = REPO / "patches" / f"maxtext-{Tree(str(tree)).status.release}.patch"
+  strip = "-p1" if (tree / "src").exists() else "-p2"
+  subprocess.run(
+    ["git", "apply", strip, str(patch_file)], cwd=tree, check=True, env=os.environ | {"GIT_DIR": "/dev/null"}
+  )
+  assert Tree(str(tree)).status.state == APPLIED
+  Tree(str(tree)).revert()
+  assert Tree(str(tree)).status.state == NOT_APPLIED
+
+
+def test_a_half_applied_tree_is_told_and_completed_both_ways(tree):
+  before = contents(tree)
+  Tree(str(tree)).apply()
+  patched = contents(tree)
+  for complete, expected in (("apply", patched), ("revert", before)):
+    for path, content in list(before.items())[:2]:
+      (tree / path).write_bytes(content)
+    half = Tree(str(tree))
+    assert half.status.state == PARTLY and len(half.status.applied) == 4
+    getattr(half, complete)()
+    assert contents(tree) == expected
+
+
+def test_locally_modified_files_are_refused_by_name_and_nothing_is_written(tree):
+  file = find_package(str(tree)) / "configs" / "types.py"
+  file.write_text(file.read_text() + "# mine\n")
+  before = contents(tree)
+  for verb in ("apply", "revert"):
+    with pytest.raises(ConfigError, match=r"changed in configs/types\.py; restore") as error:
+      getattr(Tree(str(tree)), verb)()
+    assert "\n" not in str(error.value)
+  assert contents(tree) == before and Tree(str(tree)).status.state == FOREIGN
+
+
+def test_a_write_that_fails_half_way_leaves_the_tree_as_before(tree):
+  before = contents(tree)
+  target = Tree(str(tree))
+  # A folder where the fourth file's replacement would be staged: the write fails for root too.
+  last = target.patch.files[3].path
+  blocker = target.root / f"{last}.maxtext_sparse_patch"
+  target._remove_leftovers = lambda: blocker.mkdir()
+  with pytest.raises(ConfigError, match="the tree is as before"):
+    target.apply()
+  blocker.rmdir()
+  assert contents(tree) == before
+
+
+def test_leftovers_of_a_killed_apply_are_removed(tree):
+  before = contents(tree)
+  (find_package(str(tree)) / "configs" / "base.yml.maxtext_sparse_patch").write_text("half")
+  Tree(str(tree)).apply()
+  Tree(str(tree)).revert()
+  assert contents(tree) == before
+
+
+def test_links_are_never_followed_out_of_the_tree(tree, tmp_path_factory):
+  outside = tmp_path_factory.mktemp("outside") / "types.py"
+  file = find_package(str(tree)) / "configs" / "types.py"
+  shutil.move(file, outside)
+  file.symlink_to(outside)
+  content = outside.read_bytes()
+  with pytest.raises(ConfigError, match="a link"):
+    Tree(str(tree)).apply()
+  assert outside.read_bytes() == content
+
+
+def test_hard_linked_files_of_a_package_cache_do_not_change(tree, tmp_path_factory):
+  cache = tmp_path_factory.mktemp("cache") / "base.yml"
+  file = find_package(str(tree)) / "configs" / "base.yml"
+  os.link(file, cache)
+  content = digest(cache.read_bytes())
+  Tree(str(tree)).apply()
+  assert digest(cache.read_bytes()) == content
+
+
+def test_the_commands_exit_statuses_and_output(tree, tmp_path_factory):
+  before = contents(tree)
+  assert command("check", str(tree))[0] == 1
+  status, shown, _ = command("apply", str(tree), "--dry-run")
+  assert status == 0 and "diff --git a/src/maxtext/configs/base.yml" in shown and contents(tree) == before
+  assert command("apply", str(tree))[0] == 0
+  status, shown, _ = command("check", str(tree), "--json")
+  assert status == 0 and json.loads(shown)["state"] == "applied"
+  assert command("revert", str(tree))[0] == 0
+  status, _, error = command("check", str(tmp_path_factory.mktemp("empty")))
+  assert status == 2 and error.startswith("maxtext-sparse: error: PATH=") and error.count("\n") == 1

@@ -1,0 +1,111 @@
+"""A patched tree trains by itself: `python -m maxtext.trainers.pre_train.train` knows the keys and loads the plugin."""
+
+import importlib.util
+import json
+from pathlib import Path
+import shutil
+import site
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from maxtext_sparse.patching.tree import Tree
+from tests.maxtext.harness import arguments, environment, read_rows, SPARSE
+
+TRAINER = "maxtext.trainers.pre_train.train"
+SAVED = SPARSE | {
+  "enable_checkpointing": True,
+  "checkpoint_period": 19,
+  "async_checkpointing": False,
+  "per_device_batch_size": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def patched(tmp_path_factory):
+  """A copy of the installed MaxText with the patch set, in a folder for PYTHONPATH."""
+  folder = tmp_path_factory.mktemp("patched")
+  spec = importlib.util.find_spec("maxtext")
+  shutil.copytree(spec.submodule_search_locations[0], folder / "maxtext", ignore=shutil.ignore_patterns("__pycache__"))
+  Tree(str(folder)).apply()
+  return folder
+
+
+def run(args, folder, module=TRAINER, interpreter=(), path=()):
+  variables = environment()
+  variables["PYTHONPATH"] = ":".join([str(folder), *path] if path else [str(folder), variables["PYTHONPATH"]])
+  command = [sys.executable, *interpreter, "-m", module, *args]
+  return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=False)
+
+
+def checkpoint(folder, name):
+  """Every array in the last checkpoint."""
+  import orbax.checkpoint as ocp
+
+  (step,) = [p for p in (folder / name / "checkpoints").iterdir() if p.name == "19"]
+  tree = ocp.PyTreeCheckpointer().restore(step / "items")
+  import jax
+
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_patched_and_hooked_runs_are_bit_identical(patched, tmp_path):
+  done = run(arguments(tmp_path, "patched", **SAVED), patched)
+  assert done.returncode == 0, done.stderr[-3000:]
+  hooked = run(arguments(tmp_path, "hooked", **SAVED), tmp_path, module="maxtext_sparse.train")
+  assert hooked.returncode == 0, hooked.stderr[-3000:]
+  one, other = checkpoint(tmp_path, "patched"), checkpoint(tmp_path, "hooked")
+  assert one.keys() == other.keys() and len(one) > 30
+  for name, leaf in one.items():
+    np.testing.assert_array_equal(leaf, other[name], err_msg=name)
+  keep = ("learning/loss", "learning/grad_norm", "pruning/nonzero_prunable", "pruning/threshold")
+  columns = [[[row[k] for k in keep] for row in read_rows(tmp_path / f"{run}.jsonl")] for run in ("patched", "hooked")]
+  assert columns[0] == columns[1]
+  assert columns[0][-1][2] == 22938
+
+
+def test_a_bad_value_ends_a_patched_run_with_one_line(patched, tmp_path):
+  done = run([*arguments(tmp_path, "bad"), "sparsity=1.5"], patched)
+  assert done.returncode == 2
+  assert "maxtext-sparse: error: sparsity=1.5: must be less than 1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_the_package_sparsity_is_refused_in_one_line_and_0_is_stock(patched, tmp_path):
+  bare = tmp_path / "bare"
+  bare.mkdir()
+  for folder in site.getsitepackages():
+    for entry in Path(folder).iterdir():
+      if "maxtext_sparse" not in entry.name and entry.name != "maxtext":
+        (bare / entry.name).symlink_to(entry)
+  # -S: no .pth files, so that an editable install of this package is not found either.
+  sparse = run(arguments(tmp_path, "bare", **SPARSE), patched, interpreter=["-S"], path=[str(bare)])
+  assert sparse.returncode == 1
+  assert sparse.stderr.splitlines()[-1] == "sparsity=0.8: needs the package maxtext-sparse, install it or set sparsity=0"
+  dense = run(
+    arguments(tmp_path, "dense", steps=3, per_device_batch_size=8), patched, interpreter=["-S"], path=[str(bare)]
+  )
+  assert dense.returncode == 0, dense.stderr[-2000:]
+  assert len(read_rows(tmp_path / "dense.jsonl")) == 3
+
+
+@pytest.mark.parametrize("way", ["patched", "hooked"])
+def test_train_compile_sees_the_keys_both_ways(patched, tmp_path, way):
+  module = "maxtext.trainers.pre_train.train_compile"
+  dropped = ("hardware", "skip_jax", "metrics_file")
+  args = [a for a in arguments(tmp_path, way, per_device_batch_size=1, **SPARSE) if not a.startswith(dropped)]
+  args += ["compile_topology=v5e-16", "prune_include=[nothing_like_this]"]
+  if way == "patched":
+    done = run(args, patched, module=module)
+  else:
+    done = run(["run", module, *args], tmp_path, module="maxtext_sparse")
+  assert done.returncode != 0
+  assert "prune_include='nothing_like_this': matches none of the 8 prunable parameters" in done.stderr
+
+
+def test_the_doctor_finds_every_hook_in_a_patched_tree(patched):
+  done = run(["doctor", "--json"], patched, module="maxtext_sparse")
+  report = json.loads(done.stdout)
+  assert done.returncode == 0 and report["works"] and report["patch"] == "applied"
+  assert all(hook["signature_as_expected"] for hook in report["hooks"])
