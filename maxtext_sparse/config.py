@@ -12,9 +12,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-
-class ConfigError(ValueError):
-  """A key has a value that cannot work. The message is one line: key, value, what would be right."""
+from maxtext_sparse.errors import ConfigError
 
 
 def _none_to_default(value: Any, info: pydantic.ValidationInfo) -> Any:

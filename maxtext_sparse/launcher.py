@@ -1,33 +1,13 @@
-"""Runs a MaxText entry point in this process with the plugin installed, and turns expected failures into one line."""
+"""Runs a MaxText entry point in this process with the plugin installed."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
 import importlib
 import os
-import sys
 import tempfile
 
 from maxtext_sparse import hooks
-from maxtext_sparse.config import ConfigError
-from maxtext_sparse.hooks import HookError
-
-_USAGE_STATUS = 2
-_FAILURE_STATUS = 1
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-  """Prints the package's own errors as one line and exits: 2 for a bad config, 1 for a run that failed."""
-  try:
-    yield
-  except (ConfigError, HookError) as error:
-    _exit_with(error, _USAGE_STATUS)
-  except RuntimeError as error:
-    from maxtext_sparse.monitor import RunError  # imports jax, which a bad command line need not
-
-    if not isinstance(error, RunError):
-      raise
-    _exit_with(error, _FAILURE_STATUS)
+from maxtext_sparse.errors import ConfigError, one_line_errors
 
 
 def run_module(module: str, arguments: Sequence[str]) -> None:
@@ -100,8 +80,3 @@ def _read(path: str) -> str:
       return file.read()
   except OSError as error:
     raise ConfigError(f"{path}: cannot read this config file ({error.strerror})") from error
-
-
-def _exit_with(error: Exception, status: int) -> None:
-  print(f"maxtext-sparse: error: {error}", file=sys.stderr)
-  sys.exit(status)

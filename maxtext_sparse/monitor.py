@@ -6,6 +6,7 @@ import logging
 import jax
 
 from maxtext_sparse.census import Census, PendingCensus, prunable_weights
+from maxtext_sparse.errors import RunError
 from maxtext_sparse.prunable import Parameter
 from maxtext_sparse.record import Plan, RunRecord, thin_matrices
 
@@ -13,10 +14,6 @@ logger = logging.getLogger("maxtext_sparse")
 
 # Ties beyond 2^32 weights and exact zeros at initialisation may miss a target by this share of the weights.
 _TOLERANCE = 1e-6
-
-
-class RunError(RuntimeError):
-  """The run cannot go on, or did not end as a sparse run must. The message is one line."""
 
 
 class Monitor:

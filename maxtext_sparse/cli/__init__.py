@@ -9,7 +9,8 @@ import typer
 from maxtext_sparse import __version__
 from maxtext_sparse.cli.doctor import doctor
 from maxtext_sparse.cli.patch import patch_app
-from maxtext_sparse.launcher import one_line_errors, run_module
+from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.launcher import run_module
 
 # The names of rich markup would swallow the brackets in `[key=value ...]`.
 app = typer.Typer(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maxtext_sparse.launcher import one_line_errors
+from maxtext_sparse.errors import one_line_errors
 
 
 def doctor(

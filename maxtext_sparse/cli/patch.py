@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maxtext_sparse.launcher import one_line_errors
+from maxtext_sparse.errors import one_line_errors
 
 patch_app = typer.Typer(
   no_args_is_help=True, rich_markup_mode=None, help="Sparsity keys native in a MaxText checkout or install."

@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 import re
 
+from maxtext_sparse.errors import HookError
 from maxtext_sparse.hooks import registry
-from maxtext_sparse.hooks.registry import Hook, HookError
+from maxtext_sparse.hooks.registry import Hook
 
 SUPPORTED_VERSIONS = ("0.2.3", "0.2.4", "0.2.5")
 # Environment variable that lets a newer patch release through if every hook fits it.

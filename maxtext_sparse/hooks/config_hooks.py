@@ -4,6 +4,7 @@ import functools
 
 from maxtext.configs import types
 import omegaconf
+import pydantic
 
 from maxtext_sparse.config import ConfigError, DEFAULTS, parse_keys, refuse_misspelt, run_steps, SparsityKeys
 from maxtext_sparse.schedule import build_schedule
@@ -23,7 +24,7 @@ def add_defaults(load_config):
 
 
 @functools.cache
-def with_sparsity_keys(config_class: type) -> type:
+def with_sparsity_keys(config_class: type[pydantic.BaseModel]) -> type[pydantic.BaseModel]:
   """A subclass of MaxText's config class that has our fields too."""
   if "sparsity" in config_class.model_fields:  # ours already, or native in a patched tree
     return config_class

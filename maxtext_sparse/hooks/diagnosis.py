@@ -8,7 +8,8 @@ from typing import Any
 
 from maxtext_sparse import hooks
 from maxtext_sparse.config import ConfigError
-from maxtext_sparse.hooks.registry import Hook, HookError
+from maxtext_sparse.errors import HookError
+from maxtext_sparse.hooks.registry import Hook
 from maxtext_sparse.patching.tree import FOREIGN, PARTLY, Tree
 
 

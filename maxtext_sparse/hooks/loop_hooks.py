@@ -6,9 +6,9 @@ import jax
 from maxtext_sparse import record as records
 from maxtext_sparse.census import PendingCensus, prunable_weights
 from maxtext_sparse.config import keys_of
+from maxtext_sparse.errors import one_line_errors
 from maxtext_sparse.hooks import runs
 from maxtext_sparse.hooks.train_state import split_state, step_of, weights_of
-from maxtext_sparse.launcher import one_line_errors
 from maxtext_sparse.monitor import logger, Monitor
 from maxtext_sparse.record import Plan, RunRecord
 

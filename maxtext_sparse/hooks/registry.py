@@ -11,11 +11,9 @@ import importlib
 import inspect
 from typing import Any
 
+from maxtext_sparse.errors import HookError
+
 _MARK = "_maxtext_sparse_hook"
-
-
-class HookError(RuntimeError):
-  """A hook does not fit the installed MaxText. The message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)

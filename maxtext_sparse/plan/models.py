@@ -13,7 +13,7 @@ from typing import Any
 from maxtext_sparse import hooks
 from maxtext_sparse.config import ConfigError, keys_of, run_steps, SparsityKeys
 from maxtext_sparse.launcher import merged_configs
-from maxtext_sparse.prunable import Parameter, parameters_of, select_prunable
+from maxtext_sparse.prunable import Parameter, select_prunable
 
 # Reading a config on a laptop must not look for a cluster.
 _LOCAL = ("hardware=cpu", "skip_jax_distributed_system=True", "log_config=False")
@@ -56,14 +56,14 @@ class Model:
     flat = self.flat
     if flat["enable_rampup_batch_size"]:
       return None
-    sequences = flat["global_batch_size_to_train_on"]
-    if num_chips is not None:
-      # As MaxText rounds it: whole sequences in a micro batch over all devices.
-      sequences = int(num_chips * flat["per_device_batch_size"]) * flat["gradient_accumulation_steps"]
+    # Negative where `compile_topology` leaves the number of slices open, -1, which is then one.
+    devices = num_chips or abs(flat["num_target_devices"])
+    # As MaxText rounds it: whole sequences in a micro batch over all devices.
+    sequences = int(devices * flat["per_device_batch_size"]) * flat["gradient_accumulation_steps"]
     if sequences < 1:
+      batch = flat["per_device_batch_size"]
       raise ConfigError(
-        f"per_device_batch_size={flat['per_device_batch_size']}: less than one sequence a step on "
-        f"{num_chips or flat['num_target_devices']} devices, give --chips"
+        f"per_device_batch_size={batch}: less than one sequence a step on {devices} devices, give --chips"
       )
     return sequences * flat["max_target_length"]
 
@@ -95,6 +95,7 @@ def load_model(arguments: Sequence[str]) -> Model:
 
     with merged_configs(arguments) as merged, _one_line_config_errors():
       config = pyconfig.HyperParameters(pyconfig._initialize_pydantic(["", *merged, *_LOCAL]))
+    _require_model_file(config.model_name, arguments)
     parameters = _abstract_parameters(config)
   flat, keys = config.get_keys(), keys_of(config)
   trainable = flat.get("trainable_parameters_mask") or ()
@@ -172,6 +173,17 @@ def _require_files(arguments: Sequence[str]) -> None:
     near = difflib.get_close_matches(name, [file for file in present if file.endswith(".yml")], n=1)
     hint = f", did you mean {os.path.join(folder, near[0])}?" if near else ""
     raise ConfigError(f"{path}: no such config file{hint}")
+
+
+def _require_model_file(name: str, arguments: Sequence[str]) -> None:
+  """Raises ConfigError for a model name that MaxText knows without its shapes: it goes on with the default model's."""
+  from maxtext.utils.globals import MAXTEXT_CONFIGS_DIR
+
+  folders = [os.path.dirname(os.path.abspath(path)) for path in arguments if "=" not in path]
+  folders = [MAXTEXT_CONFIGS_DIR, *folders, *map(os.path.dirname, folders)]
+  file = name.replace("-Instruct", "") + ".yml"
+  if name != "default" and not any(os.path.isfile(os.path.join(folder, "models", file)) for folder in folders):
+    raise ConfigError(f"model_name={name}: this MaxText comes without models/{file}, the file with its shapes")
 
 
 @contextlib.contextmanager

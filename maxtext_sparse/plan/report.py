@@ -124,7 +124,7 @@ class Report:
       "gmp_end_step": self.schedule.end,
       "num_pruning_events": len(self.schedule.event_steps),
       "average_density": self.average_density,
-      "final_density": self.schedule.final_density,
+      "final_density": round(self.schedule.final_density, 12),  # 1 - 0.8 is 0.19999999999999996
       "dense_fraction": dense,
       "prune_fraction": pruning,
       "recovery_fraction": recovery,
@@ -149,7 +149,7 @@ def checked_keys(raw: Mapping[str, Any]) -> SparsityKeys:
   if keys.pruning_method == "hold":
     raise ConfigError("pruning_method='hold': keeps the zeros that a checkpoint has, there is no schedule to plan")
   if keys.sparsity == 0.0:
-    raise ConfigError("sparsity=0.0: a dense run, there is nothing to plan; must be above 0 and below 1")
+    raise ConfigError("sparsity=0: a dense run, there is nothing to plan; give --sparsity above 0 and below 1")
   return keys
 
 

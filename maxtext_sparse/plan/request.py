@@ -131,9 +131,9 @@ def plan_twins(arguments: Sequence[str], budget: Budget) -> FoundTwins:
   return FoundTwins(model.num_prunable, twins, runs[0] if len(runs) == 1 else None)
 
 
-def _plan_without_model(raw: dict[str, str], budget: Budget) -> PlannedRun:
+def _plan_without_model(raw: dict[str, Any], budget: Budget) -> PlannedRun:
   if "steps" in raw:
-    budget = dataclasses.replace(budget, steps=parse_count(raw.pop("steps"), "steps"))
+    budget = dataclasses.replace(budget, steps=parse_count(str(raw.pop("steps")), "steps"))
   if budget.steps is None and budget.tokens is None and budget.flops is None:
     raise ConfigError("steps: the length of the run is missing, give --steps, --tokens, --flops or a CONFIG")
   keys = checked_keys(raw)
@@ -164,6 +164,9 @@ def _batch_notes(model: Model, budget: Budget) -> tuple[str, ...]:
   return (f"the batch is that of {model.flat['num_target_devices']} device(s), give --chips for those of the run",)
 
 
-def _pair(argument: str) -> tuple[str, str]:
+def _pair(argument: str) -> tuple[str, Any]:
+  """`key=value` with the value read as YAML, as MaxText does."""
+  import yaml
+
   key, _, value = argument.partition("=")
-  return key, value
+  return key, yaml.safe_load(value)

@@ -127,8 +127,12 @@ class Result:
 
   def prunable(self) -> dict[str, np.ndarray]:
     """The prunable weights in the final state."""
-    kernels = {k: v for k, v in self.leaves.items() if k.startswith("model/") and "kernel" in k and "gate" not in k}
-    return kernels | {k: v for k, v in self.leaves.items() if k.startswith("model/") and "MoeBlock_0/w" in k}
+    is_prunable = lambda name: ("kernel" in name and "gate" not in name) or "MoeBlock_0/w" in name
+    return {name: weight for name, weight in self.weights().items() if is_prunable(name)}
+
+  def weights(self) -> dict[str, np.ndarray]:
+    """All variables of the model, of an NNX or a Linen state."""
+    return {name: leaf for name, leaf in self.leaves.items() if name.startswith(("model/", "params/"))}
 
   def num_nonzero(self) -> int:
     return sum(int(np.count_nonzero(w)) for w in self.prunable().values())

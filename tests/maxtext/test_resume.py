@@ -30,6 +30,7 @@ def kill_when(process: Worker, is_due, timeout=240):
   process._process.wait()
 
 
+@pytest.mark.release
 def test_a_run_killed_in_the_middle_of_pruning_ends_bit_identical(worker, out, text_data, tmp_path):
   settings = text_data | SAVING | LONG
   whole = worker.train(out, "whole", **settings)
@@ -76,6 +77,7 @@ def test_a_dense_checkpoint_resumed_between_events_catches_up(worker, out):
   assert run.train_rows[-1]["pruning/average_params"] == sum(active) / 20
 
 
+@pytest.mark.release
 def test_stock_maxtext_resumes_and_evaluates_a_sparse_checkpoint(worker, out):
   sparse = worker.train(out, "to_stock", **SAVING, **(SPARSE | {"steps": 18}), eval_interval=18, eval_steps=2)
   stock = worker.train(

@@ -8,6 +8,7 @@ from tests.maxtext.harness import assert_same_leaves, NUM_PRUNABLE, SPARSE
 NUM_KEPT = NUM_PRUNABLE - round(0.8 * NUM_PRUNABLE)
 
 
+@pytest.mark.release
 def test_with_sparsity_0_the_plugin_changes_no_bit(worker, out):
   stock = worker.train(out, "stock", plugin=False)
   hooked = worker.train(out, "hooked", plugin=True)
@@ -16,12 +17,14 @@ def test_with_sparsity_0_the_plugin_changes_no_bit(worker, out):
   assert not any(key.startswith("pruning/") for row in hooked.rows for key in row)
 
 
+@pytest.mark.release
 def test_the_final_state_has_exactly_the_target_density(sparse_run):
   assert sparse_run.num_prunable() == NUM_PRUNABLE
   assert sparse_run.num_nonzero() == NUM_KEPT
   assert sparse_run.column("pruning/nonzero_prunable")[-1] == NUM_KEPT
 
 
+@pytest.mark.release
 def test_each_event_brings_the_scheduled_count_in_its_own_update(sparse_run):
   counts = sparse_run.column("pruning/nonzero_prunable")
   kept = [NUM_PRUNABLE - round((1 - 0.2 ** (i / 4)) * NUM_PRUNABLE) for i in range(5)]
@@ -29,18 +32,21 @@ def test_each_event_brings_the_scheduled_count_in_its_own_update(sparse_run):
   assert counts == expected
 
 
+@pytest.mark.release
 def test_nothing_but_linear_kernels_is_pruned(sparse_run):
-  untouched = [k for k in sparse_run.leaves if k.startswith("model/") and ("embedding" in k or "scale" in k)]
+  untouched = [k for k in sparse_run.weights() if "embedding" in k or "scale" in k]
   assert untouched
   for name in untouched:
     assert np.count_nonzero(sparse_run.leaves[name]) == sparse_run.leaves[name].size, name
 
 
+@pytest.mark.release
 def test_the_optimizer_state_has_the_tree_of_a_dense_run(worker, out, sparse_run):
   dense = worker.train(out, "dense_tree")
   assert {k: v.shape for k, v in sparse_run.leaves.items()} == {k: v.shape for k, v in dense.leaves.items()}
 
 
+@pytest.mark.release
 def test_until_the_first_event_training_is_dense(worker, out, sparse_run):
   dense = worker.train(out, "dense_prefix", eval_interval=6, eval_steps=2)
   # The event at step 4 acts in that step's update: the first loss that sees it is step 5's.
@@ -81,6 +87,7 @@ def test_every_supported_variant_meets_the_target(worker, out, variant):
   assert run.column("pruning/nonzero_prunable")[-1] == run.num_nonzero()
 
 
+@pytest.mark.release
 def test_skipped_steps_do_not_hold_the_schedule_back(worker, out):
   skipping = {"skip_step_on_spikes": True, "skip_step_interval": 4, "skip_step_scaling_factor": 0.0}
   run = worker.train(out, "skipping", **(SPARSE | skipping))
@@ -95,7 +102,7 @@ def test_mixture_of_experts_prunes_the_experts_and_not_the_router(worker, out):
   assert len(experts) == 3
   total = run.num_prunable()
   assert run.num_nonzero() == total - round(0.8 * total)
-  (router,) = [v for k, v in run.leaves.items() if k.startswith("model/") and "gate/kernel" in k]
+  (router,) = [v for k, v in run.weights().items() if "gate/kernel" in k]
   assert np.count_nonzero(router) == router.size
 
 

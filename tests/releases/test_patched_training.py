@@ -14,6 +14,8 @@ import pytest
 from maxtext_sparse.patching.tree import Tree
 from tests.maxtext.harness import arguments, environment, read_rows, SPARSE
 
+pytestmark = pytest.mark.release
+
 TRAINER = "maxtext.trainers.pre_train.train"
 SAVED = SPARSE | {
   "enable_checkpointing": True,

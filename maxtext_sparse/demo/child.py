@@ -1,0 +1,22 @@
+"""`maxtext_sparse.train` as a child process that ends when its parent does: `python -m maxtext_sparse.demo.child ARGS`.
+
+The parent holds the other end of standard input open and writes nothing. However it dies, kill -9 included, the read
+returns and the run stops where it is; its checkpoints carry on.
+"""
+
+import os
+import sys
+import threading
+
+from maxtext_sparse.launcher import run_module
+from maxtext_sparse.train import MODULE
+
+
+def _exit_with_parent() -> None:
+  sys.stdin.buffer.read()
+  os._exit(1)
+
+
+if __name__ == "__main__":
+  threading.Thread(target=_exit_with_parent, daemon=True).start()
+  run_module(MODULE, sys.argv[1:])
