@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from maxtext_sparse import __version__
+from maxtext_sparse.cli import laws, plan
 from maxtext_sparse.cli.doctor import doctor
 from maxtext_sparse.cli.patch import patch_app
 from maxtext_sparse.errors import one_line_errors
@@ -77,6 +78,8 @@ def demo(
 
 
 app.command()(doctor)
+plan.register(app)
+laws.register(app)
 app.add_typer(patch_app, name="patch")
 
 

@@ -46,7 +46,9 @@ def fit(
     from maxtext_sparse.laws.report import comparison
 
     names = list(LAWS) if law == "all" else [law]
-    reports = [_report(runs, name, starts, bootstrap, held_out or law == "all", seed) for name in names]
+    # The table of all laws has no room for standard errors.
+    num_resamples = bootstrap if as_json or law != "all" else 0
+    reports = [_report(runs, name, starts, num_resamples, held_out or law == "all", seed) for name in names]
   if as_json:
     objects = [report.to_json() for report in reports]
     _print_json({"laws": objects} if law == "all" else objects[0])
@@ -245,4 +247,5 @@ def _print_recommendation(result: dict[str, Any]) -> None:
   low, high = result["difference"]["interval"]
   print(f"dense alternative minus best: {result['difference']['loss']:+.4f} ({low:+.4f} to {high:+.4f}); ", end="")
   print(result["difference"]["verdict"])
-  print("\n".join(result["warnings"]))
+  for warning in result["warnings"]:
+    print(warning)

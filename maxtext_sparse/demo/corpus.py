@@ -14,6 +14,7 @@ import os
 import shutil
 import sysconfig
 import tempfile
+from typing import Any
 
 from maxtext_sparse.config import ConfigError
 
@@ -28,6 +29,26 @@ _SMALLEST_NUM_HELD_OUT = 8
 # The vocabulary sees this many characters of the training text; more changes little and takes longer.
 _VOCABULARY_CHARS = 2_000_000
 
+_VOCABULARY_OPTIONS: dict[str, Any] = {
+  "model_type": "bpe",
+  # As MaxText's own vocabularies have them; MaxText reads them off the model.
+  "pad_id": 0,
+  "eos_id": 1,
+  "bos_id": 2,
+  "unk_id": 3,
+  # Decoding gives back every character, newlines and indentation included.
+  "normalization_rule_name": "identity",
+  "remove_extra_whitespaces": False,
+  "add_dummy_prefix": False,
+  "allow_whitespace_only_pieces": True,
+  "user_defined_symbols": ["\n"],
+  "byte_fallback": True,
+  "split_digits": True,
+  "max_sentence_length": 16_384,
+  "num_threads": 1,
+  "minloglevel": 2,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class CorpusSettings:
@@ -40,7 +61,7 @@ class CorpusSettings:
     vocab_size: tokens in the vocabulary, 256 of them single bytes.
   """
 
-  train_chars: int = 12_000_000
+  train_chars: int = 8_000_000
   eval_chars: int = 400_000
   document_chars: int = 2_600
   vocab_size: int = 2_048
@@ -117,7 +138,8 @@ def split_files(files: dict[str, str], settings: CorpusSettings) -> tuple[list[s
     elif num_train < settings.train_chars:
       train.append(path)
       num_train += len(text)
-  return tuple(_shuffled_documents(files, side, settings.document_chars) for side in (train, held_out))
+  limit = settings.document_chars
+  return _shuffled_documents(files, train, limit), _shuffled_documents(files, held_out, limit)
 
 
 def cut_at_lines(text: str, limit: int) -> Iterator[str]:
@@ -136,9 +158,10 @@ def cut_at_lines(text: str, limit: int) -> Iterator[str]:
 
 
 def train_vocabulary(documents: Iterable[str], vocab_size: int) -> bytes:
-  """A sentencepiece BPE model whose decoding gives back every character, newlines and indentation included.
+  """A serialized sentencepiece BPE model.
 
-  Ids as MaxText's own vocabularies have them: padding 0, end 1, begin 2, unknown 3.
+  Raises:
+    ConfigError: the documents do not yield that many tokens.
   """
   import sentencepiece
 
@@ -146,24 +169,23 @@ def train_vocabulary(documents: Iterable[str], vocab_size: int) -> bytes:
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=lines, model_writer=model, vocab_size=vocab_size, model_type="bpe", minloglevel=2,
-        pad_id=0, eos_id=1, bos_id=2, unk_id=3, num_threads=1, max_sentence_length=16_384,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
-        allow_whitespace_only_pieces=True, byte_fallback=True, split_digits=True, user_defined_symbols=["\n"],
-    )  # fmt: skip
+      sentence_iterator=lines, model_writer=model, vocab_size=vocab_size, **_VOCABULARY_OPTIONS
+    )
   except RuntimeError as error:
-    raise ConfigError(f"vocab_size={vocab_size}: sentencepiece cannot build this vocabulary ({_last_line(error)})") from error
+    raise ConfigError(
+      f"vocab_size={vocab_size}: sentencepiece cannot build this vocabulary ({_last_line(error)})"
+    ) from error
   return model.getvalue()
 
 
-def _build(directory: str, files: dict[str, str], settings: CorpusSettings, fingerprint: str) -> dict:
+def _build(directory: str, files: dict[str, str], settings: CorpusSettings, fingerprint: str) -> dict[str, Any]:
   train, held_out = split_files(files, settings)
-  manifest = {
-      "fingerprint": fingerprint,
-      "train_chars": sum(map(len, train)),
-      "eval_chars": sum(map(len, held_out)),
-      "train_documents": len(train),
-      "eval_documents": len(held_out),
+  manifest: dict[str, Any] = {
+    "fingerprint": fingerprint,
+    "train_chars": sum(map(len, train)),
+    "eval_chars": sum(map(len, held_out)),
+    "train_documents": len(train),
+    "eval_documents": len(held_out),
   }
   parent, name = os.path.split(os.path.abspath(directory))
   _remove_leftovers(parent, name)
@@ -238,12 +260,12 @@ def _check_amount(files: dict[str, str], source: str, settings: CorpusSettings) 
   amount = sum(map(len, files.values()))
   if amount < settings.smallest_chars:
     raise ConfigError(
-        f"{source}: {amount} characters of .py and .txt text, the demo needs {settings.smallest_chars}; "
-        "use a Python whose standard library is there as source files"
+      f"{source}: {amount} characters of .py and .txt text, the demo needs {settings.smallest_chars}; "
+      "use a Python whose standard library is there as source files"
     )
 
 
-def _read_manifest(directory: str) -> dict:
+def _read_manifest(directory: str) -> dict[str, Any]:
   try:
     with open(os.path.join(directory, _MANIFEST), encoding="utf-8") as file:
       return json.load(file)

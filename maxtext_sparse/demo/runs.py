@@ -1,12 +1,13 @@
 """The demo's two runs: MaxText's own pre-training as a child process, resumed where it was interrupted, never repeated.
 
-One folder per run holds its checkpoints, `metrics.jsonl`, `train.log` and `demo.json`, which says what the run is made of
-and whether it is finished. A run whose recipe or corpus has changed since starts anew.
+One folder per run holds its checkpoints, `metrics.jsonl`, `train.log` and `demo.json`, which says what the run is made of.
+A run whose recipe or corpus has changed since starts anew.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import importlib.resources
 import json
@@ -54,8 +55,17 @@ class RunSpec:
 
   @property
   def is_finished(self) -> bool:
-    state = _read_state(self)
-    return state.get("fingerprint") == self.fingerprint and state.get("is_finished", False)
+    """Whether the run's last checkpoint and last eval are there. MaxText would refuse to start such a run again."""
+    return self.is_current and self.has_last_checkpoint and _has_final_eval(self)
+
+  @property
+  def is_current(self) -> bool:
+    """Whether what the folder holds was made by this recipe from this corpus."""
+    return _read_state(self).get("fingerprint") == self.fingerprint
+
+  @property
+  def has_last_checkpoint(self) -> bool:
+    return os.path.isdir(os.path.join(self.directory, "checkpoints", str(self.steps - 1)))
 
   @property
   def seconds(self) -> float:
@@ -73,7 +83,7 @@ class Intervals:
 
 
 def intervals(steps: int) -> Intervals:
-  """About 28 pruning events, 7 evals and 10 checkpoints.
+  """About 25 pruning events, 6 evals and 10 checkpoints.
 
   No checkpoint at the last step before its eval: a run killed between the two would have nothing left to do on resume.
   The one that MaxText writes on completion comes after the eval.
@@ -81,7 +91,7 @@ def intervals(steps: int) -> Intervals:
   checkpoint = max(2, steps // 10)
   while (steps - 1) % checkpoint == 0:
     checkpoint += 1
-  return Intervals(max(1, steps // 70), max(1, -(-steps // 7)), checkpoint)
+  return Intervals(max(1, steps // 60), max(1, steps // 6), checkpoint)
 
 
 def sparse_schedule(steps: int, sparsity: float) -> Schedule:
@@ -127,7 +137,7 @@ def train(spec: RunSpec, corpus: Corpus, cache: str, report: Callable[[Row, Row]
     spec: the run.
     corpus: its data.
     cache: folder for jax's compilation cache, shared by the runs and by their resumes.
-    report: called a few times a second with the latest train row and eval row of the metrics file, empty before the first.
+    report: called a few times a second with the latest train row and eval row, empty before the first.
 
   Raises:
     RunError: the child failed.
@@ -135,10 +145,11 @@ def train(spec: RunSpec, corpus: Corpus, cache: str, report: Callable[[Row, Row]
   _prepare(spec)
   before, start = spec.seconds, time.monotonic()
   log_start = os.path.getsize(spec.log_file) if os.path.exists(spec.log_file) else 0
-  status = _run_child(_arguments(spec, corpus, cache), spec, report)
-  seconds = before + time.monotonic() - start
-  _write_state(spec, is_finished=status == 0 and _has_final_eval(spec), seconds=seconds)
-  if not spec.is_finished:
+  try:
+    status = _run_child(_arguments(spec, corpus, cache), spec, report)
+  finally:
+    _write_state(spec, before + time.monotonic() - start)
+  if status != 0 or not spec.is_finished:
     _fail(spec, status, log_start)
 
 
@@ -180,11 +191,12 @@ def _spec(directory: str, name: str, title: str, steps: int, overrides: Sequence
 
 
 def _prepare(spec: RunSpec) -> None:
-  """Makes the run's folder; one that belongs to another recipe is removed with everything in it."""
-  if os.path.isdir(spec.directory) and _read_state(spec).get("fingerprint") != spec.fingerprint:
+  """Makes the run's folder; one of another recipe, or without the metrics of its checkpoint, is removed before."""
+  is_without_metrics = spec.has_last_checkpoint and not _has_final_eval(spec)
+  if os.path.isdir(spec.directory) and (not spec.is_current or is_without_metrics):
     shutil.rmtree(spec.directory)
   os.makedirs(spec.directory, exist_ok=True)
-  _write_state(spec, is_finished=False, seconds=spec.seconds)
+  _write_state(spec, spec.seconds)
 
 
 def _arguments(spec: RunSpec, corpus: Corpus, cache: str) -> list[str]:
@@ -194,8 +206,9 @@ def _arguments(spec: RunSpec, corpus: Corpus, cache: str) -> list[str]:
     f"base_output_directory={os.path.dirname(spec.directory)}",
     f"metrics_file={spec.metrics_file}",
     f"jax_cache_dir={cache}",
-    f"grain_train_files={corpus.train_file}",
-    f"grain_eval_files={corpus.eval_file}",
+    # MaxText takes these two for patterns.
+    f"grain_train_files={glob.escape(corpus.train_file)}",
+    f"grain_eval_files={glob.escape(corpus.eval_file)}",
     f"tokenizer_path={corpus.vocabulary_file}",
     *spec.overrides,
   ]
@@ -266,7 +279,7 @@ def _fail(spec: RunSpec, status: int, log_start: int) -> None:
     file.seek(log_start)
     line = last_meaningful_line(file.read())
   if status == 0:
-    why = f"ended without a final eval in {spec.metrics_file}; delete {spec.directory} and start it again"
+    why = f"ended before its last step: {line}"
   elif status < 0:
     why = f"was killed by signal {-status}; the same command goes on from the last checkpoint"
   else:
@@ -295,8 +308,8 @@ def _read_state(spec: RunSpec) -> dict[str, Any]:
     return {}
 
 
-def _write_state(spec: RunSpec, *, is_finished: bool, seconds: float) -> None:
-  state = {"fingerprint": spec.fingerprint, "is_finished": is_finished, "seconds": round(seconds, 1)}
+def _write_state(spec: RunSpec, seconds: float) -> None:
+  state = {"fingerprint": spec.fingerprint, "seconds": round(seconds, 1)}
   path = os.path.join(spec.directory, _STATE)
   with open(f"{path}.tmp", "w", encoding="utf-8") as file:
     json.dump(state, file, indent=1)

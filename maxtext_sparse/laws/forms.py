@@ -32,7 +32,7 @@ class Parameter:
     starts: initial values of the optimised value; empty if it starts where `same_start` does.
     is_log: the optimised value is the coefficient's natural logarithm, which keeps the coefficient positive.
     unit: of the coefficient.
-    varies_with: column that must take three values or more for the coefficient to be told apart from the constant.
+    varies_with: column that must vary for the coefficient to be told apart from the constant.
     same_start: name of the parameter that shares its initial value.
   """
 
@@ -124,11 +124,11 @@ class Law:
     for column in dict.fromkeys(p.varies_with for p in self.parameters if p.varies_with):
       # Values within 0.1 % of each other are one size.
       num_values = len(np.unique(np.round(np.log1p(runs[column].to_numpy(dtype=np.float64)), 3)))
-      if num_values < 3:
+      if num_values < 2:
         names = " and ".join(p.name for p in self.parameters if p.varies_with == column)
         raise ConfigError(
-          f"--law={self.name}: {names} cannot be told apart from the constant, {column} takes only "
-          f"{num_values} value{'s' * (num_values != 1)} in these runs, must be at least 3"
+          f"--law={self.name}: {names} cannot be told apart from the constant, {column} is the same "
+          "in all these runs, must take at least 2 values (3 to determine them)"
         )
 
 

@@ -5,7 +5,7 @@ import re
 
 from maxtext_sparse.config import ConfigError, SparsityKeys
 from maxtext_sparse.plan.report import effective_flops
-from maxtext_sparse.schedule import build_schedule
+from maxtext_sparse.schedule import build_schedule, Schedule
 
 _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
@@ -64,36 +64,33 @@ def steps_for_flops(flops: float, keys: SparsityKeys, num_prunable: int | None, 
 
   def cost(steps: int) -> float:
     """Grows with the steps; a run too short for its events is shorter than any that fits."""
-    try:
-      return effective_flops(build_schedule(keys, steps), num_prunable, tokens_per_step) or 0.0
-    except ConfigError:
-      return 0.0
+    schedule = _schedule_or_none(keys, steps)
+    return 0.0 if schedule is None else effective_flops(schedule, num_prunable, tokens_per_step) or 0.0
 
   # No step costs less than one of the final model.
   most = int(flops / (6.0 * tokens_per_step * num_prunable * (1.0 - keys.sparsity)))
   steps = bisect.bisect_right(range(1, most + 1), flops, key=cost)
-  try:
-    build_schedule(keys, steps)
-  except ConfigError:
-    needed = _shortest_run(keys)
-    least = f", needs at least {cost(needed):.3g} for {needed} steps" if needed else ""
-    raise ConfigError(f"--flops={flops:g}: too small for a run with this schedule{least}") from None
+  if _schedule_or_none(keys, steps) is None:
+    shortest = _shortest_run(keys)
+    least = f", needs at least {cost(shortest):.3g} for {shortest} steps" if shortest else ""
+    raise ConfigError(f"--flops={flops:g}: too small for a run with this schedule{least}")
   return steps
 
 
 def _shortest_run(keys: SparsityKeys, limit: int = 10**8) -> int | None:
   """Fewest steps that the schedule fits into."""
-
-  def fits(steps: int) -> bool:
-    try:
-      build_schedule(keys, steps)
-    except ConfigError:
-      return False
-    return True
-
+  fits = lambda steps: _schedule_or_none(keys, steps) is not None
   longest = 1
   while not fits(longest):
     longest *= 2
     if longest > limit:
       return None
   return bisect.bisect_left(range(1, longest + 1), True, key=fits) + 1
+
+
+def _schedule_or_none(keys: SparsityKeys, steps: int) -> Schedule | None:
+  """The schedule, None where its events do not fit into the run."""
+  try:
+    return build_schedule(keys, steps)
+  except ConfigError:
+    return None

@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from maxtext_sparse.config import (
-  ConfigError,
   DEFAULTS,
   KEYS,
   keys_of,
@@ -15,6 +14,7 @@ from maxtext_sparse.config import (
   run_steps,
   SparsityKeys,
 )
+from maxtext_sparse.errors import ConfigError
 
 # One bad value or more for every key: key, value, what the message must say.
 BAD_VALUES = [

@@ -165,6 +165,13 @@ def test_counts_do_not_skip_the_integers_that_float32_skips(size):
   assert int(count) == size
 
 
+def test_counts_on_a_mesh_do_not_skip_them_either(mesh):
+  array = np.arange(2**24 + 8) < 7
+  placed = jax.device_put(array, jax.NamedSharding(mesh, jax.P(("fsdp", "tensor"))))
+  (count,) = jax.jit(lambda a: count_where([jnp.logical_not], a))(placed)
+  assert int(count) == 2**24 + 1
+
+
 # 2^32 elements made up inside the compiled loop, four bytes of memory each if they were stored.
 VIRTUAL_SHAPE = (4, 2**15, 2**15)
 

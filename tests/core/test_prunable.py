@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from maxtext_sparse.config import ConfigError, SparsityKeys
+from maxtext_sparse.config import SparsityKeys
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.prunable import is_linear_kernel, Parameter, parameters_of, select_prunable
 
 STACKED = (1,)  # MaxText's scan axis

@@ -6,7 +6,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 import pytest
 
-from maxtext_sparse.config import ConfigError, SparsityKeys
+from maxtext_sparse.config import parse_keys, SparsityKeys
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.schedule import build_schedule, keep_count, phase_shares, Schedule
 
 PAPER_SPARSITIES = (0.2, 0.4, 0.6, 0.8)
@@ -125,6 +126,12 @@ def test_one_shot_derives_its_start_from_the_dense_fraction_alone():
   assert schedule_of(13_000, **keys).event_steps == (1_000,)
   assert schedule_of(13_000, gmp_fraction_of="steps", **keys).event_steps == (3_250,)
   assert schedule_of(13_000, gmp_prune_fraction=0.0, **keys).event_steps == (1_000,)
+
+
+def test_one_event_is_a_schedule_whose_end_is_its_start():
+  keys = parse_keys({"sparsity": 0.75, "gmp_start_step": 5, "gmp_end_step": 5})
+  schedule = build_schedule(keys, 12)
+  assert (schedule.event_steps, schedule.densities) == ((5,), (0.25,))
 
 
 def test_hold_has_no_events_and_masks_gradients_from_the_first_step():

@@ -75,12 +75,13 @@ def draw_weights(kind: str, shapes, dtype, seed: int) -> list[np.ndarray]:
     "mostly zero": lambda n: rng.normal(size=n) * (rng.random(n) < 0.3),
     "signed zeros": lambda n: rng.choice([0.0, -0.0, 3.0, -4.0], size=n),
     "subnormal": lambda n: rng.choice([0.25, 0.5, 1.0, 2.0, -0.5, -4.0], size=n) * tiny,
+    "neighbours": lambda n: np.float32(1.0) + rng.integers(0, 40, size=n) * np.finfo(np.float32).eps,
     "huge range": lambda n: rng.normal(size=n) * 2.0 ** rng.integers(-20, 15, size=n),
   }
   return [values[kind](math.prod(shape)).astype(np.float32).reshape(shape).astype(dtype) for shape in shapes]
 
 
-KINDS = ("normal", "few values", "one value", "mostly zero", "signed zeros", "subnormal", "huge range")
+KINDS = ("normal", "few values", "one value", "mostly zero", "signed zeros", "subnormal", "neighbours", "huge range")
 fractions = st.sampled_from(["0", "1", "N-1", "N"]) | st.floats(0, 1)
 
 
@@ -106,6 +107,18 @@ def test_the_mask_is_that_of_a_sort_by_magnitude_and_then_hash(shapes, dtype, ki
 def test_arrays_of_different_types_compete_by_value():
   weights = [np.float32([1.0, 0.1]), np.array([0.5, 0.2], ml_dtypes.bfloat16), np.float16([0.3, 0.05])]
   assert flat(masks_of(weights, 3)).tolist() == [True, False, True, False, True, False]
+
+
+def test_magnitudes_are_told_apart_to_the_last_bit():
+  weights = [(np.float32(1.0) + np.arange(64) * np.finfo(np.float32).eps).astype(np.float32)]
+  for num_keep in range(65):
+    assert masks_of(weights, num_keep)[0].tolist() == [i >= 64 - num_keep for i in range(64)]
+
+
+def test_the_weight_whose_key_is_the_cut_survives():
+  weights, keys = jnp.ones((100,)), np.asarray(tiebreak_key((100,), 7))
+  cut = Cut(magnitude_key(jnp.float32(1.0)), jnp.int32(keys[42]))
+  np.testing.assert_array_equal(keep_mask(weights, cut, 7), keys >= keys[42])
 
 
 @pytest.mark.parametrize("num_keep", range(7))

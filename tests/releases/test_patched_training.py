@@ -97,7 +97,7 @@ def test_train_compile_sees_the_keys_both_ways(patched, tmp_path, way):
   module = "maxtext.trainers.pre_train.train_compile"
   dropped = ("hardware", "skip_jax", "metrics_file")
   args = [a for a in arguments(tmp_path, way, per_device_batch_size=1, **SPARSE) if not a.startswith(dropped)]
-  args += ["compile_topology=v5e-16", "prune_include=[nothing_like_this]"]
+  args += ["compile_topology=v5e-16", "compile_topology_num_slices=1", "prune_include=[nothing_like_this]"]
   if way == "patched":
     done = run(args, patched, module=module)
   else:

@@ -1,0 +1,44 @@
+"""The paper's figures from runs. matplotlib is imported by the modules of this package only."""
+
+from collections.abc import Sequence
+import importlib
+import os
+from typing import Any
+
+from maxtext_sparse.config import ConfigError
+
+# Name on the command line -> module of this package and function: (inputs, law names) -> figure, numbers to report.
+FIGURES = {
+  "pairs": ("pairs", "draw_pairs"),
+  "compute": ("compute", "draw_compute"),
+  "accuracy": ("accuracy", "draw_accuracy"),
+  "schedules": ("sweeps", "draw_schedules"),
+  "rates": ("sweeps", "draw_rates"),
+  "phases": ("sweeps", "draw_phases"),
+  "density": ("density", "draw_density"),
+}
+
+
+def draw(figure: str, inputs: Sequence[str], out: str, law: str = "average") -> dict[str, Any]:
+  """Draws a figure as PNG and SVG.
+
+  Args:
+    figure: a name in `FIGURES`.
+    inputs: paths of runs tables, metrics files and run folders.
+    out: folder for the two files, made if missing.
+    law: law names separated by commas, for figures that fit.
+
+  Returns:
+    JSON: `figure`, `files`, and the `numbers` that the figure shows.
+
+  Raises:
+    ConfigError: unknown figure, or inputs that cannot give it.
+  """
+  if figure not in FIGURES:
+    raise ConfigError(f"FIGURE={figure}: must be {', '.join(FIGURES)}")
+  module, function = FIGURES[figure]
+  style = importlib.import_module(f"{__name__}.style")
+  with style.in_style():
+    drawn, numbers = getattr(importlib.import_module(f"{__name__}.{module}"), function)(inputs, law.split(","))
+    files = style.save(drawn, os.path.join(out, figure))
+  return {"figure": figure, "files": files, "numbers": numbers}

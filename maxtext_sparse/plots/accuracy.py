@@ -1,0 +1,37 @@
+"""Figure 3: loss predicted by a fitted law against the actual loss."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+import numpy as np
+
+from maxtext_sparse.laws.fit import Fit, fit
+from maxtext_sparse.laws.forms import law_named
+from maxtext_sparse.plots import style
+from maxtext_sparse.plots.runs import read_tables
+
+
+def draw_accuracy(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
+  """One panel for each law, one marker for each sparsity."""
+  runs = read_tables(inputs)
+  fits = [fit(law_named(name), runs) for name in laws]
+  figure, axes = style.panels(1, len(fits), width=3.7, height=3.7, sharex=True, sharey=True)
+  for axis, fitted in zip(axes[0], fits):
+    _draw_law(axis, fitted)
+  axes[0, 0].set_ylabel("predicted loss (nats per token)")
+  axes[0, 0].legend(title="sparsity", loc="upper left")
+  return figure, {f"mae_{fitted.law.name}": round(fitted.mae, 4) for fitted in fits}
+
+
+def _draw_law(axis, fitted: Fit) -> None:
+  actual, predicted = fitted.runs["loss"].to_numpy(), fitted.predict(fitted.runs)
+  ends = np.array([min(actual.min(), predicted.min()), max(actual.max(), predicted.max())])
+  axis.plot(ends, ends, color="black", linewidth=0.8)
+  for index, level in enumerate(sorted(fitted.runs["sparsity"].unique())):
+    is_level = (fitted.runs["sparsity"] == level).to_numpy()
+    look = style.series(index) | {"linestyle": "none", "markersize": 5, "alpha": 0.9}
+    axis.plot(actual[is_level], predicted[is_level], label=style.percent(level), **look)
+  axis.set_title(f"{fitted.law.name} (N = {fitted.law.size.removesuffix('_params')}): MAE {fitted.mae:.3f}", size=9)
+  axis.set_xlabel("actual loss (nats per token)")
+  axis.set_aspect("equal")

@@ -1,0 +1,117 @@
+"""Figure 2: loss against effective compute with its two slopes, and the coefficient of eq. 5 over training."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from matplotlib.figure import Figure
+import numpy as np
+
+from maxtext_sparse.config import ConfigError
+from maxtext_sparse.plots import style
+from maxtext_sparse.plots.runs import Curve, read_inputs
+
+_NUM_KNEES = 200
+# Points of each run, evenly spaced in log compute, so that late steps do not outvote early ones.
+_POINTS_PER_RUN = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoSlopes:
+  """log L = intercept - alpha_early min(x, knee) - alpha_late max(x - knee, 0), x = ln C (eq. 3 on both sides)."""
+
+  intercept: float
+  alpha_early: float
+  alpha_late: float
+  knee_flops: float
+
+  def loss(self, flops: np.ndarray) -> np.ndarray:
+    x, knee = np.log(flops), np.log(self.knee_flops)
+    return np.exp(self.intercept - self.alpha_early * np.minimum(x, knee) - self.alpha_late * np.maximum(x - knee, 0))
+
+
+def draw_compute(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
+  """Left: log loss over log effective compute, all runs, with the fit. Right: C_{0:k-1}^(-alpha-1) for both slopes."""
+  del laws
+  curves, _ = read_inputs(inputs)
+  if not curves:
+    raise ConfigError("compute: needs metrics files or run folders, a table has no loss during training")
+  points = [_thinned(curve) for curve in curves]
+  fit = fit_two_slopes(np.concatenate([p[0] for p in points]), np.concatenate([p[1] for p in points]))
+  figure, axes = style.panels(1, 2, width=4.4, height=3.6)
+  _draw_loss(axes[0, 0], curves, points, fit)
+  longest = max(curves, key=lambda curve: len(curve.step))
+  ratios = _draw_coefficient(axes[0, 1], longest, fit)
+  numbers = {"alpha_early": fit.alpha_early, "alpha_late": fit.alpha_late, "knee_flops": fit.knee_flops} | ratios
+  return figure, {name: float(f"{value:.4g}") for name, value in numbers.items()}
+
+
+def fit_two_slopes(flops: np.ndarray, loss: np.ndarray) -> TwoSlopes:
+  """Least squares of log loss on a broken line in log compute, the break tried at every place.
+
+  Args:
+    flops: effective compute [n].
+    loss: training loss [n].
+  """
+  x, y = np.log(flops), np.log(loss)
+  best: tuple[float, np.ndarray, float] | None = None
+  for knee in np.quantile(x, np.linspace(0.02, 0.98, _NUM_KNEES)):
+    design = np.stack([np.ones_like(x), -np.minimum(x, knee), -np.maximum(x - knee, 0)], axis=1)
+    solution = np.linalg.lstsq(design, y, rcond=None)[0]
+    error = float(np.sum((design @ solution - y) ** 2))
+    if best is None or error < best[0]:
+      best = error, solution, knee
+  assert best is not None
+  intercept, early, late = map(float, best[1])
+  return TwoSlopes(intercept, early, late, float(np.exp(best[2])))
+
+
+def eq5_coefficient(curve: Curve, alpha: float) -> np.ndarray:
+  """C_{0:k-1}^(-alpha-1) over pruning iterations k [i], compute in units of the first iteration's, C_0 = 1 (eq. 5)."""
+  ends = np.arange(min(curve.period, len(curve.step)) - 1, len(curve.step), curve.period)
+  compute = curve.flops[ends]
+  return (compute / compute[0]) ** (-alpha - 1.0)
+
+
+def _thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+  """Compute and loss, each point the mean of the steps nearest to it in log compute."""
+  flops = curve.flops
+  edges = np.geomspace(flops[0], flops[-1] * (1 + 1e-9), _POINTS_PER_RUN + 1)
+  group = np.digitize(flops, edges)
+  num_in = np.bincount(group)
+  mean = lambda values: np.bincount(group, values)[num_in > 0] / num_in[num_in > 0]
+  return mean(flops), mean(curve.loss)
+
+
+def _draw_loss(axis, curves: Sequence[Curve], points, fit: TwoSlopes) -> None:
+  for index, (curve, (flops, loss)) in enumerate(zip(curves, points)):
+    look = style.series(index) | {"markersize": 3, "markevery": 12, "linewidth": 1.2}
+    axis.plot(flops, loss, label=f"{curve.name} ({style.percent(round(curve.sparsity, 6))})", **look)
+  grid = np.geomspace(min(p[0][0] for p in points), max(p[0][-1] for p in points), 200)
+  label = rf"fit, $\alpha$ = {fit.alpha_early:.3f} then {fit.alpha_late:.3f}"
+  axis.plot(grid, fit.loss(grid), color="black", linewidth=2, linestyle=(0, (4, 2)), label=label)
+  axis.axvline(fit.knee_flops, color="black", linewidth=0.8, linestyle=":", label=f"knee, {fit.knee_flops:.2g} FLOPs")
+  axis.set(
+    xscale="log", yscale="log", xlabel="effective training compute (FLOPs)", ylabel="training loss (nats per token)"
+  )
+  axis.yaxis.set_major_formatter("{x:g}")
+  axis.yaxis.set_minor_formatter("{x:g}")
+  axis.legend()
+
+
+def _draw_coefficient(axis, curve: Curve, fit: TwoSlopes) -> dict[str, float]:
+  """Draws both coefficients and returns by what factor each changes over the second half of training."""
+  ratios = {}
+  for index, (name, alpha) in enumerate((("late", fit.alpha_late), ("early", fit.alpha_early))):
+    coefficient = eq5_coefficient(curve, alpha)
+    iterations = np.arange(1, len(coefficient) + 1)
+    look = style.series(index) | {"markevery": max(1, len(iterations) // 10), "markersize": 4}
+    axis.plot(iterations, coefficient, label=rf"$\alpha$ = {alpha:.3f}", **look)
+    ratios[f"coefficient_change_second_half_{name}"] = float(coefficient[-1] / coefficient[len(coefficient) // 2])
+  axis.set(
+    xlabel=f"pruning iterations k ({curve.period} steps each), {curve.name}",
+    ylabel=r"$C_{0:k-1}^{-\alpha-1}$ ($C$ in units of the first iteration's)",
+    ylim=(0, None),
+  )
+  axis.legend()
+  return ratios

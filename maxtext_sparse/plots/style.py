@@ -1,0 +1,86 @@
+"""One look for all figures: series differ in marker, dash and lightness, so that they can be told apart in grey."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from maxtext_sparse.config import ConfigError
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+HATCHES = ("", "//", "..", "xx", "\\\\")
+# Dark to light, in one order of luminance.
+_COLOURS = ("#0b1f4b", "#8a2f5b", "#2f7f8f", "#d9822b", "#a9c94f", "#e3b9cf", "#c8c8c8", "#f2e3a1")
+
+_STYLE: Any = {
+  "font.size": 9,
+  "axes.grid": True,
+  "axes.axisbelow": True,
+  "grid.color": "#dddddd",
+  "grid.linewidth": 0.6,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "legend.frameon": False,
+  "legend.fontsize": 8,
+  "figure.constrained_layout.use": True,
+  "svg.hashsalt": "maxtext_sparse",
+}
+
+
+@contextlib.contextmanager
+def in_style() -> Iterator[None]:
+  with matplotlib.rc_context(_STYLE):
+    yield
+
+
+def panels(num_rows: int, num_columns: int, width: float = 3.6, height: float = 3.0, **options) -> tuple[Figure, Any]:
+  """A figure and its axes [rows, columns], `width` x `height` inches each."""
+  figure = Figure(figsize=(width * num_columns, height * num_rows))
+  return figure, figure.subplots(num_rows, num_columns, squeeze=False, **options)
+
+
+def colour(index: int) -> str:
+  return _COLOURS[index % len(_COLOURS)]
+
+
+def series(index: int) -> dict[str, Any]:
+  """Line style of the index-th series; the marker's edge keeps light ones visible."""
+  return {
+    "color": colour(index),
+    "marker": MARKERS[index % len(MARKERS)],
+    "linestyle": DASHES[index % len(DASHES)],
+    "markeredgecolor": "black",
+    "markeredgewidth": 0.5,
+  }
+
+
+def percent(sparsity: float) -> str:
+  return f"{100 * sparsity:g} %"
+
+
+def count_axis(axis, unit: str = "") -> None:
+  """Ticks such as 40M; with minor labels where a log axis spans less than a decade."""
+  axis.set_major_formatter(EngFormatter(unit=unit, sep=""))
+  axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
+def compact(value: float, unit: str = "") -> str:
+  """1.5e8 -> 150M; billions of tokens and weights are B."""
+  return EngFormatter(unit=unit, places=None, sep="")(float(f"{value:.3g}")).replace("G", "B")
+
+
+def save(figure: Figure, stem: str) -> list[str]:
+  """Writes stem.png and stem.svg and returns their paths."""
+  try:
+    os.makedirs(os.path.dirname(os.path.abspath(stem)), exist_ok=True)
+    files = [f"{stem}.png", f"{stem}.svg"]
+    figure.savefig(files[0], dpi=160)
+    figure.savefig(files[1], metadata={"Date": None})
+  except OSError as error:
+    raise ConfigError(f"--out={os.path.dirname(stem)}: cannot write ({error.strerror or error})") from error
+  return files

@@ -1,0 +1,133 @@
+"""Every figure is drawn as PNG and SVG, says what it shows, and refuses inputs that cannot give it."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from maxtext_sparse.config import ConfigError
+from maxtext_sparse.plots import draw, FIGURES
+from maxtext_sparse.plots.compute import eq5_coefficient, fit_two_slopes
+from maxtext_sparse.plots.runs import read_inputs
+from tests.plots.conftest import row, write_metrics, write_table
+
+# Figure -> fixture with its inputs.
+INPUTS = {
+  "pairs": "pairs_table",
+  "compute": "metrics_files",
+  "accuracy": "law_table",
+  "schedules": "schedule_table",
+  "rates": "rate_table",
+  "phases": "schedule_table",
+  "density": "run_folder",
+}
+
+
+def paths_of(request, figure):
+  value = request.getfixturevalue(INPUTS[figure])
+  return value if isinstance(value, list) else [value]
+
+
+@pytest.fixture
+def out(tmp_path):
+  """Where figures go; MAXTEXT_SPARSE_FIGURES keeps them for a look."""
+  return os.environ.get("MAXTEXT_SPARSE_FIGURES") or str(tmp_path / "figures")
+
+
+def test_every_figure_is_tested():
+  assert set(INPUTS) == set(FIGURES)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_draws_png_and_svg(request, out, figure):
+  result = draw(figure, paths_of(request, figure), out, "average,chinchilla" if figure == "accuracy" else "average")
+  png, svg = (pathlib.Path(path).read_bytes() for path in result["files"])
+  assert png.startswith(b"\x89PNG") and len(png) > 10_000
+  assert b"<svg" in svg and svg.rstrip().endswith(b"</svg>")
+  assert result["numbers"] and json.dumps(result)
+
+
+def test_svg_is_the_same_each_time(pairs_table, tmp_path):
+  first, second = (pathlib.Path(draw("pairs", [pairs_table], str(tmp_path / n))["files"][1]).read_text() for n in "ab")
+  assert first == second
+
+
+def test_pairs_report_the_loss_gap(pairs_table, out):
+  numbers = draw("pairs", [pairs_table], out)["numbers"]
+  # The fixture adds 0, 0.004, ... to the law; twins 0.5 % larger cost the law another 0.001.
+  assert list(numbers) == ["s20", "s40", "s60", "s80"]
+  np.testing.assert_allclose(list(numbers.values()), [0.001, 0.005, 0.009, 0.013], atol=1.5e-3)
+
+
+def test_pairs_interpolate_between_two_neighbours(tmp_path, out):
+  sparse = row("s60", 138e6, 0.6, 33.5e9)
+  size = sparse["average_params"]
+  rows = [sparse, row("small", 0.95 * size, 0.0, 33.5e9), row("large", 1.05 * size, 0.0, 33.5e9)]
+  numbers = draw("pairs", [write_table(tmp_path / "n.csv", rows)], out)["numbers"]
+  assert abs(numbers["s60"]) < 1e-3
+
+
+def test_pairs_take_active_parameters_from_metrics(tmp_path, out):
+  metrics = write_metrics(tmp_path / "s50.jsonl", 1e8, 0.5)
+  table = write_table(tmp_path / "t.csv", [row("s50", 1e8, 0.5, 1e9), row("d", 0.6914e8, 0.0, 1e9)])
+  assert list(draw("pairs", [metrics, table], out)["numbers"]) == ["s50"]
+
+
+def test_two_slopes_are_recovered():
+  flops = np.geomspace(1e16, 1e20, 300)
+  loss = 5.0 * np.minimum(flops / 1e18, 1) ** -0.203 * np.maximum(flops / 1e18, 1) ** -0.041
+  fit = fit_two_slopes(flops, loss)
+  np.testing.assert_allclose([fit.alpha_early, fit.alpha_late], [0.203, 0.041], rtol=0.02)
+  np.testing.assert_allclose(fit.knee_flops, 1e18, rtol=0.05)
+  np.testing.assert_allclose(fit.loss(flops), loss, rtol=5e-3)
+
+
+def test_eq5_coefficient_of_constant_compute(tmp_path):
+  """With N constant C_{0:k-1} grows as k, so the coefficient is k^(-alpha-1)."""
+  table = write_table(tmp_path / "d.csv", [row("dense", 1e6, 0.0, 8192 * 1000)])
+  (curve,), _ = read_inputs([write_metrics(tmp_path / "dense.jsonl", 1e6, 0.0, steps=1000), table])
+  np.testing.assert_allclose(eq5_coefficient(curve, 0.2), np.arange(1, 11) ** -1.2, rtol=1e-9)
+
+
+def test_metrics_give_a_table(tmp_path):
+  (curve,), table = read_inputs([write_metrics(tmp_path / "s80.jsonl", 1e8, 0.8)])
+  assert curve.period == 20
+  np.testing.assert_allclose(table[["sparsity", "final_params", "tokens"]], [[0.8, 2e7, 1200 * 8192]])
+  np.testing.assert_allclose(table["average_params"], curve.flops[-1] / (6 * 1200 * 8192))
+
+
+def test_density_of_a_checkpoint_is_of_the_event_before_it(run_folder, out):
+  assert draw("density", [run_folder], out)["numbers"]["step"] == 1200
+  assert draw("density", [f"{run_folder}/checkpoints/900"], out)["numbers"]["step"] == 600
+
+
+@pytest.mark.parametrize(
+  ("figure", "fixture", "message"),
+  [
+    ("nonsense", "pairs_table", "FIGURE=nonsense"),
+    ("schedules", "pairs_table", "gmp_dense_fraction is missing"),
+    ("rates", "pairs_table", "learning_rate is missing"),
+    ("compute", "pairs_table", "needs metrics files"),
+    ("pairs", "law_table", "no sparse run has dense runs"),
+    ("density", "pairs_table", "not an event record"),
+  ],
+)
+def test_refuses_with_one_line(request, out, figure, fixture, message):
+  with pytest.raises(ConfigError, match=message) as caught:
+    draw(figure, [request.getfixturevalue(fixture)], out)
+  assert "\n" not in str(caught.value)
+
+
+def test_dense_metrics_need_a_table(tmp_path, out):
+  path = write_metrics(tmp_path / "dense.jsonl", 1e6, 0.0, steps=300)
+  with pytest.raises(ConfigError, match="give a RUNS"):
+    draw("compute", [path], out)
+
+
+def test_torn_metrics_name_the_line(tmp_path, out):
+  path = tmp_path / "m.jsonl"
+  path.write_text('{"step": 0, "learning/loss": 3.0}\n{"step": 1, "lear')
+  with pytest.raises(ConfigError, match="line 2"):
+    draw("compute", [str(path)], out)
