@@ -53,13 +53,13 @@ class SparsityKeys(pydantic.BaseModel):
   # Final fraction of prunable weights removed.
   sparsity: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.0
   # global_gradual: iterative magnitude pruning. one-shot: everything at the start step. hold: keep a checkpoint's zeros.
-  pruning_method: Annotated[Literal["global_gradual", "one-shot", "hold"], _OrDefault] = "global_gradual"
+  pruning_method: Literal["global_gradual", "one-shot", "hold"] = "global_gradual"
   # Which weights compete with each other for survival.
-  pruning_scope: Annotated[Literal["global", "per_matrix", "erk"], _OrDefault] = "global"
+  pruning_scope: Literal["global", "per_matrix", "erk"] = "global"
   # n:m keeps n of m neighbours along the contraction axis.
   pruning_structure: Annotated[str, pydantic.BeforeValidator(_from_sexagesimal), _OrDefault] = "none"
-  pruning_score: Annotated[Literal["magnitude", "magnitude_rms", "random"], _OrDefault] = "magnitude"
-  pruning_schedule: Annotated[Literal["geometric", "cubic", "linear"], _OrDefault] = "geometric"
+  pruning_score: Literal["magnitude", "magnitude_rms", "random"] = "magnitude"
+  pruning_schedule: Literal["geometric", "cubic", "linear"] = "geometric"
   # P, steps between pruning events.
   gmp_pruning_frequency: Annotated[int, pydantic.Field(ge=1)] = 100
   # Explicit first and last event step; -1 derives both from the two fractions.
@@ -68,7 +68,7 @@ class SparsityKeys(pydantic.BaseModel):
   gmp_dense_fraction: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] = 0.25
   gmp_prune_fraction: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] = 0.50
   # What the two fractions are fractions of.
-  gmp_fraction_of: Annotated[Literal["compute", "steps"], _OrDefault] = "compute"
+  gmp_fraction_of: Literal["compute", "steps"] = "compute"
   # Go on with a run whose recorded schedule differs from the one these keys give.
   gmp_reschedule: bool = False
   # Substring of parameter paths to leave dense.

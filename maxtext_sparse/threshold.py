@@ -38,7 +38,7 @@ class Cut(NamedTuple):
 
   @property
   def threshold(self) -> jax.Array:
-    """Smallest surviving |w|, float32."""
+    """A magnitude that all surviving weights reach and no other, up to ties; float32."""
     return lax.bitcast_convert_type(self.magnitude, jnp.float32)
 
 

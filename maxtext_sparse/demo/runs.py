@@ -1,6 +1,6 @@
 """The demo's two runs: MaxText's own pre-training as a child process, resumed where it was interrupted, never repeated.
 
-One folder per run holds its checkpoints, `metrics.jsonl`, `train.log` and `demo.json`, which says what the run is made of.
+One folder per run holds its checkpoints, `metrics.jsonl`, `train.log` and `demo.json`, which says what it is made of.
 A run whose recipe or corpus has changed since starts anew.
 """
 

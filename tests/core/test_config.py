@@ -137,9 +137,17 @@ def test_combinations_are_not_looked_at_while_the_plugin_is_inert(raw):
   assert not parse_keys(raw | stock).is_active
 
 
-@pytest.mark.parametrize("key", [k for k in KEYS if isinstance(DEFAULTS[k], (str, list))])
+@pytest.mark.parametrize("key", ["pruning_structure", "do_not_prune_kw", "prune_include", "prune_exclude"])
 def test_none_which_maxtext_makes_of_the_word_none_is_the_default(key):
   assert getattr(parse_keys({key: None}), key) == DEFAULTS[key]
+
+
+@pytest.mark.parametrize(
+  "key", ["pruning_method", "pruning_scope", "pruning_score", "pruning_schedule", "gmp_fraction_of"]
+)
+def test_none_is_not_a_method_to_prune_by(key):
+  with pytest.raises(ConfigError, match=f"^{key}=None: must be "):
+    parse_keys({key: None})
 
 
 @pytest.mark.parametrize("key", ["prune_include", "prune_exclude"])

@@ -1,0 +1,115 @@
+"""The commands: JSON and nothing else, tables for people, one line and a non-zero status on bad input."""
+
+import json
+import math
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from maxtext_sparse.cli.laws import register
+from tests.laws.conftest import public_file
+
+app = typer.Typer(pretty_exceptions_enable=False)
+register(app)
+
+FIT_KEYS = ["law", "n", "coefficients", "standard_errors", "objective", "mae", "mae_by_sparsity"]
+
+
+def call(*arguments):
+  return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def table(runs, tmp_path):
+  path = tmp_path / "RUNS.csv"
+  runs.to_csv(path, index=False)
+  return path
+
+
+@pytest.mark.parametrize("law", ["average", "chinchilla", "frantar"])
+def test_fit_json_has_the_contract_keys(table, law):
+  result = call("fit", table, "--law", law, "--json", "--bootstrap", 20)
+  assert result.exit_code == 0 and result.stdout.count("\n") == 1
+  content = json.loads(result.stdout)
+  assert list(content) == FIT_KEYS and content["law"] == law and content["n"] == 30
+  assert content["coefficients"].keys() == content["standard_errors"].keys()
+  assert set(content["mae_by_sparsity"]) == {"0", "0.2", "0.4", "0.6", "0.8"}
+  assert all(error is None or math.isfinite(error) for error in content["standard_errors"].values())
+
+
+def test_fit_all_sets_laws_side_by_side(table):
+  content = json.loads(call("fit", table, "--law", "all", "--json", "--bootstrap", 0).stdout)
+  assert [law["law"] for law in content["laws"]] == ["average", "chinchilla", "chinchilla-final", "frantar"]
+  assert all(set(FIT_KEYS) < set(law) and law["held_out_mae"] > 0 for law in content["laws"])
+  text = call("fit", table, "--law", "all").stdout
+  assert "held out" in text.splitlines()[0] and len(text.splitlines()) == 6
+
+
+def test_fit_text_shows_units_errors_and_held_out(table):
+  text = call("fit", table, "--held-out", "--bootstrap", 20).stdout
+  for part in ("std. error", "loss x parameters^alpha", "MAE when held out", "sum of Huber", "of 100 starts"):
+    assert part in text
+
+
+def test_the_public_figures_come_out_of_commands(tmp_path):
+  """T5: mean Huber 4.880e-6 and MAE 0.0119 for Frantar's form; 0.046 average, 0.079 final, 0.082 dense."""
+  out = tmp_path / "t5.csv"
+  assert call("convert", public_file("t5"), "--source", "t5", "--out", out).exit_code == 0
+  laws = {
+    law["law"]: law for law in json.loads(call("fit", out, "--law", "all", "--json", "--bootstrap", 0).stdout)["laws"]
+  }
+  assert laws["frantar"]["objective"] / 48 == pytest.approx(4.880e-6, abs=5e-10)
+  assert laws["average"]["objective"] <= 9.645e-4
+  maes = {name: round(law["mae"], 3) for name, law in laws.items()}
+  assert maes == {"average": 0.046, "chinchilla": 0.082, "chinchilla-final": 0.079, "frantar": 0.012}
+
+
+def test_predict(table):
+  arguments = ("predict", table, "--dense-params", 138e6, "--sparsity", 0, "--sparsity", 0.8, "--tokens", 4e10)
+  content = json.loads(call(*arguments, "--bootstrap", 20, "--json").stdout)
+  dense, sparse = content["predictions"]
+  assert dense["loss"] < sparse["loss"] and sparse["final_params"] == pytest.approx(27.6e6)
+  assert "90 % interval" in call(*arguments, "--bootstrap", 20).stdout
+
+
+def test_recommend(table):
+  arguments = ("recommend", table, "--flops", 1e20, "--max-final-params", 5e7, "--bootstrap", 20)
+  content = json.loads(call(*arguments, "--json").stdout)
+  assert content["best"]["final_params"] <= 5e7 * (1 + 1e-6)
+  text = call(*arguments).stdout
+  for part in ("effective compute", "hardware FLOPs", "base_emb_dim=", "dense alternative minus best"):
+    assert part in text
+
+
+def test_plot(table, tmp_path):
+  content = json.loads(call("plot", "accuracy", table, "--out", tmp_path / "figures", "--json").stdout)
+  assert content["figure"] == "accuracy" and len(content["files"]) == 2
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("fit", "TABLE", "--law", "kaplan"), "--law=kaplan"),
+    (("fit", "TABLE", "--starts", "many"), "--starts=many"),
+    (("fit", "TABLE", "--starts", "0"), "--starts=0"),
+    (("fit", "none.csv"), "none.csv: not a readable CSV"),
+    (("predict", "TABLE"), "--dense-params: nothing to predict"),
+    (("predict", "TABLE", "--dense-params", "1e8"), "--tokens: is missing"),
+    (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "--sparsity", "2"), "--sparsity=2"),
+    (("predict", "TABLE", "--config", "none.yml"), "none.yml: cannot read"),
+    (("recommend", "TABLE", "--flops", "-1"), "--flops=-1"),
+    (("plot", "nonsense", "TABLE"), "FIGURE=nonsense"),
+    (("convert", "TABLE", "--source", "t5"), "column scale, val-loss, steps is missing"),
+  ],
+)
+def test_bad_input_is_one_line(table, arguments, message):
+  result = call(*(table if argument == "TABLE" else argument for argument in arguments))
+  assert result.exit_code != 0 and result.stdout == ""
+  assert result.stderr.count("\n") == 1 and message in result.stderr
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "recommend", "plot", "convert"])
+def test_help_has_an_example(command):
+  result = call(command, "--help")
+  assert result.exit_code == 0 and f"Example: maxtext-sparse {command}" in " ".join(result.stdout.split())
