@@ -68,6 +68,7 @@ def plan(
 
   Example: maxtext-sparse plan --twin configs/models/162m.yml
   """
+  _avoid_accelerators()
   from maxtext_sparse.plan.request import Budget
 
   keys = {
@@ -81,7 +82,6 @@ def plan(
   given = [f"{key}={value}" for key, value in keys.items() if value is not None]
   with one_line_errors():
     budget = Budget.parse(steps=steps, tokens=tokens, flops=flops, batch=batch, prunable=prunable, num_chips=chips)
-    _avoid_accelerators()
     command = _print_twins if twin else _print_plan
     command([*(arguments or []), *given], budget, plot, as_json)
 

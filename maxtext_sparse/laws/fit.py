@@ -24,8 +24,9 @@ NUM_STARTS = 100
 # Lanes that run together; one size for every use, so that a law compiles once for a table.
 _LANES = 128
 _NUM_GOOD_STARTS = 16
-# Starts within this of the best objective, relatively, have found the optimum.
+# Starts within this of the best objective, relatively and absolutely, have found the optimum.
 _SAME_OPTIMUM = 1e-9
+_ZERO = 1e-15
 # Coefficients (relative) that differ by more between such starts are not determined by the runs.
 _PINNED = 1e-2
 
@@ -114,7 +115,7 @@ def fit(law: Law, runs: pd.DataFrame, num_starts: int | None = NUM_STARTS, seed:
     raise ConfigError(f"--law={law.name}: no start reached a finite objective, check the table's units")
   order = np.argsort(objective, kind="stable")
   best = objective[order[0]]
-  is_best = objective <= best * (1 + _SAME_OPTIMUM)
+  is_best = objective <= best * (1 + _SAME_OPTIMUM) + _ZERO
   undetermined = _undetermined(law, theta[is_best])
   good_starts = starts[order[:_NUM_GOOD_STARTS]]
   return Fit(law, theta[order[0]], float(best), runs, good_starts, int(is_best.sum()), len(starts), undetermined)
@@ -139,8 +140,7 @@ def minimise_from(law: Law, runs: pd.DataFrame, starts: np.ndarray, weights: np.
     starts: [s, p].
     weights: [s, n] or [1, n], how often each run counts.
 
-  Returns:
-    theta [s, p] and objective [s]; NaN objectives come out as infinity.
+  Returns: theta [s, p] and objective [s], infinite where it is NaN.
   """
   weights = np.broadcast_to(weights, (len(starts), len(runs)))
   results = []

@@ -54,8 +54,7 @@ def best_point(fit: Fit, budget: Budget) -> Point:
   For each sparsity the size is searched by golden section: with D = C / (6 N_avg) the log of every term of a law is
   linear in ln N, so ln L is convex in it. Where several sparsities are equally good, the lowest one.
   """
-  grid = np.arange(0.0, budget.max_sparsity + 1e-9, _SPARSITY_STEP)
-  sparsity = grid if math.isclose(grid[-1], budget.max_sparsity) else np.append(grid, budget.max_sparsity)
+  sparsity = np.unique(np.append(np.arange(0.0, budget.max_sparsity, _SPARSITY_STEP), budget.max_sparsity))
   density = np.array([point(1.0, s, 1.0).average_density for s in sparsity])
   lowest = fit.runs["dense_params"].min() / _SIZE_MARGIN
   highest = np.minimum(fit.runs["dense_params"].max() * _SIZE_MARGIN, budget.max_final_params / (1.0 - sparsity))

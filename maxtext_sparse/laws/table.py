@@ -85,14 +85,7 @@ def _check_sparsity(frame: pd.DataFrame, name: str) -> None:
 def _check_units(frame: pd.DataFrame, name: str) -> None:
   """Counts in one row must agree with each other and with the sparsity, counts in one column with the other rows."""
   for column in COUNTS:
-    values = frame[column].to_numpy()
-    ratio = np.abs(np.log(values / np.median(values)))
-    row = int(np.argmax(ratio))
-    if ratio[row] > np.log(_MIXED_UNITS):
-      raise ConfigError(
-        f"{row_label(frame, row, name)}: {column}={values[row]:g}: the column's median is {np.median(values):g}, "
-        "are the units mixed? write plain counts"
-      )
+    _check_one_unit(frame, column, name)
   dense, average, final = (frame[column].to_numpy() for column in COUNTS[:3])
   kept = dense * (1.0 - frame["sparsity"].to_numpy())
   for low, low_name, high, high_name in (
@@ -107,6 +100,17 @@ def _check_units(frame: pd.DataFrame, name: str) -> None:
         f"{row_label(frame, row, name)}: {low_name}={low[row]:g} is above {high_name}={high[row]:g}, "
         "are the units mixed? write plain counts of prunable weights"
       )
+
+
+def _check_one_unit(frame: pd.DataFrame, column: str, name: str) -> None:
+  values = frame[column].to_numpy()
+  ratio = np.abs(np.log(values / np.median(values)))
+  row = int(np.argmax(ratio))
+  if ratio[row] > np.log(_MIXED_UNITS):
+    raise ConfigError(
+      f"{row_label(frame, row, name)}: {column}={values[row]:g}: the column's median is {np.median(values):g}, "
+      "are the units mixed? write plain counts"
+    )
 
 
 def _shown(value: Any) -> str:

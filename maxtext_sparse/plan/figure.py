@@ -44,7 +44,7 @@ def _draw(axes, report: Report) -> None:
       middle = (phase.begin + phase.stop) / 2
       axes.text(middle, 0.03 * scale, f"{phase.name}\n{phase.compute_share:.0%}", ha="center", fontsize=8)
       axes.axvline(phase.stop, color="0.8", linewidth=0.8, zorder=0)
-  axes.set(xlim=(0, schedule.steps), ylim=(0, 1.08 * scale), xlabel="step (below: shares of the compute)")
+  axes.set(xlim=(0, schedule.steps), ylim=(0, 1.08 * scale), xlabel="step; percentages are shares of the compute")
   axes.set_ylabel("active prunable parameters (M)" if report.num_prunable else "density of the prunable weights")
   axes.set_title(f"S = {1 - schedule.final_density:.4g}, {schedule.describe().split(' to density')[0]}", fontsize=10)
   axes.legend(loc="upper right", fontsize=8, frameon=False)

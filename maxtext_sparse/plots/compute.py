@@ -14,6 +14,8 @@ from maxtext_sparse.plots.runs import Curve, read_inputs
 _NUM_KNEES = 200
 # Points of each run, evenly spaced in log compute, so that late steps do not outvote early ones.
 _POINTS_PER_RUN = 200
+# The fit begins where the loss has come this far down from its first value: before, the learning rate warms up.
+_WARMED_UP = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +39,10 @@ def draw_compute(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
   if not curves:
     raise ConfigError("compute: needs metrics files or run folders, a table has no loss during training")
   points = [_thinned(curve) for curve in curves]
-  fit = fit_two_slopes(np.concatenate([p[0] for p in points]), np.concatenate([p[1] for p in points]))
+  fit = fit_two_slopes(*map(np.concatenate, zip(*map(_after_warmup, points))))
   figure, axes = style.panels(1, 2, width=4.4, height=3.6)
   _draw_loss(axes[0, 0], curves, points, fit)
-  longest = max(curves, key=lambda curve: len(curve.step))
+  longest = max(curves, key=lambda curve: (curve.sparsity > 0, len(curve.step)))
   ratios = _draw_coefficient(axes[0, 1], longest, fit)
   numbers = {"alpha_early": fit.alpha_early, "alpha_late": fit.alpha_late, "knee_flops": fit.knee_flops} | ratios
   return figure, {name: float(f"{value:.4g}") for name, value in numbers.items()}
@@ -83,11 +85,18 @@ def _thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
   return mean(flops), mean(curve.loss)
 
 
+def _after_warmup(points: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  flops, loss = points
+  is_down = loss <= _WARMED_UP * loss[0]
+  begin = int(np.argmax(is_down)) if is_down.any() else 0
+  return flops[begin:], loss[begin:]
+
+
 def _draw_loss(axis, curves: Sequence[Curve], points, fit: TwoSlopes) -> None:
   for index, (curve, (flops, loss)) in enumerate(zip(curves, points)):
     look = style.series(index) | {"markersize": 3, "markevery": 12, "linewidth": 1.2}
     axis.plot(flops, loss, label=f"{curve.name} ({style.percent(round(curve.sparsity, 6))})", **look)
-  grid = np.geomspace(min(p[0][0] for p in points), max(p[0][-1] for p in points), 200)
+  grid = np.geomspace(min(_after_warmup(p)[0][0] for p in points), max(p[0][-1] for p in points), 200)
   label = rf"fit, $\alpha$ = {fit.alpha_early:.3f} then {fit.alpha_late:.3f}"
   axis.plot(grid, fit.loss(grid), color="black", linewidth=2, linestyle=(0, (4, 2)), label=label)
   axis.axvline(fit.knee_flops, color="black", linewidth=0.8, linestyle=":", label=f"knee, {fit.knee_flops:.2g} FLOPs")

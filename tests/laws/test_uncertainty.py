@@ -20,7 +20,7 @@ def test_bootstrap_repeats_with_its_seed(runs):
 
 
 def test_standard_errors_agree_with_refits_to_new_data():
-  """The bootstrap's spread of the predicted loss against that over 40 independent draws of the scatter."""
+  """The bootstrap's spread of the predicted loss against that over 25 independent draws of the scatter."""
   generator = np.random.default_rng(0)
   columns = as_columns([point(200e6, 0.5, 50e9)])
 
@@ -28,7 +28,7 @@ def test_standard_errors_agree_with_refits_to_new_data():
     scatter = np.exp(generator.normal(0, 0.01, 30))
     return fit(LAWS["average"], check_runs(runs_of(lambda table: average_law(table) * scatter)))
 
-  fits = [draw() for _ in range(40)]
+  fits = [draw() for _ in range(25)]
   spread = np.std([fitted.predict(columns) for fitted in fits])
   estimates = [np.std(f.law.predict(bootstrap(f, 60).thetas, columns)) for f in fits[:5]]
   assert 0.5 < np.median(estimates) / spread < 2.0

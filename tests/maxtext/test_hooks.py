@@ -102,9 +102,10 @@ def test_uninstall_refuses_when_someone_else_wrapped_us_since(table):
 
 
 def test_a_changed_signature_installs_nothing_at_all(table):
-  moved = dataclasses.replace(table[-1], parameters=("message",))
+  log = next(hook for hook in table if hook.target.endswith("max_logging:log"))
+  moved = dataclasses.replace(log, parameters=("message",))
   with pytest.raises(HookError, match=r"max_logging:log: takes \(user_str\), expected \(message\)"):
-    registry.install((*table[:-1], moved))
+    registry.install((*(hook for hook in table if hook is not log), moved))
   assert not any(hook.is_installed() for hook in table)
 
 
@@ -124,7 +125,8 @@ def test_an_unsupported_maxtext_is_refused_with_its_version_and_what_to_do(tmp_p
   command = [sys.executable, "-m", "maxtext_sparse", "train", "sparsity=0.5"]
   done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
   assert done.returncode == 2
-  assert done.stderr == "maxtext-sparse: error: maxtext==9.9.9: not supported, install one of 0.2.3, 0.2.4, 0.2.5\n"
+  line = done.stderr.splitlines()[-1]
+  assert line.startswith("maxtext-sparse: error: maxtext==9.9.9: not supported, install one of 0.2.3, 0.2.4, 0.2.5")
 
 
 def test_core_and_launcher_import_nothing_heavy():

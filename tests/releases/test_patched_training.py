@@ -39,7 +39,8 @@ def run(args, folder, module=TRAINER, interpreter=(), path=()):
   variables = environment()
   variables["PYTHONPATH"] = ":".join([str(folder), *path] if path else [str(folder), variables["PYTHONPATH"]])
   command = [sys.executable, *interpreter, "-m", module, *args]
-  return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=False)
+  # Not from the repository: -m would find this package there.
+  return subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
 
 
 def checkpoint(folder, name):
