@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 import contextlib
 import importlib
+import importlib.util
 import os
 import tempfile
 
@@ -16,6 +17,7 @@ def run_module(module: str, arguments: Sequence[str]) -> None:
   The module is not run as `__main__`: hooks reach the imported module, not a second copy of it.
   """
   with one_line_errors(), merged_configs(arguments) as merged:
+    _locate_assets()
     hooks.install()
     from absl import app
 
@@ -33,16 +35,18 @@ def module_path(module: str) -> str:
 
 @contextlib.contextmanager
 def merged_configs(arguments: Sequence[str]) -> Iterator[list[str]]:
-  """The arguments with several leading config files replaced by one, merged left to right."""
-  configs = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
+  """The arguments with several config files replaced by one, merged left to right."""
+  is_config = lambda argument: "=" not in argument and not argument.startswith("-")
+  configs = [_stock_config(argument) for argument in arguments if is_config(argument)]
+  others = [argument for argument in arguments if not is_config(argument)]
   if len(configs) < 2:
-    yield list(arguments)
+    yield [*configs, *others]
     return
   with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as directory:
     path = os.path.join(directory, "merged.yml")
     with open(path, "w", encoding="utf-8") as file:
       file.write(merge_configs(configs))
-    yield [path, *(argument for argument in arguments if argument not in configs)]
+    yield [path, *others]
 
 
 def merge_configs(paths: Sequence[str]) -> str:
@@ -64,6 +68,28 @@ def merge_configs(paths: Sequence[str]) -> str:
     merged |= content | ({"base_config": base} if base else {})
   merged.setdefault("base_config", "base.yml")
   return yaml.safe_dump(merged, sort_keys=False)
+
+
+def _package_folder(name: str) -> str | None:
+  """A folder of the MaxText that would be imported, without importing it."""
+  spec = importlib.util.find_spec("maxtext")
+  locations = spec.submodule_search_locations if spec else None
+  folder = os.path.join(locations[0], name) if locations else ""
+  return folder if os.path.isdir(folder) else None
+
+
+def _locate_assets() -> None:
+  """An install from PyPI looks for its tokenizers in the layout of a checkout, and would not find them."""
+  assets = _package_folder("assets")
+  if assets:
+    os.environ.setdefault("MAXTEXT_ASSETS_ROOT", assets)
+
+
+def _stock_config(path: str) -> str:
+  """MaxText's own file where `path`, such as `base.yml` or `src/maxtext/configs/base.yml`, is not one here."""
+  folder = _package_folder("configs")
+  stock = os.path.join(folder or "", path.removeprefix("src/maxtext/configs/"))
+  return stock if folder and not os.path.isfile(path) and os.path.isfile(stock) else path
 
 
 def _absolute_base(path: str, base: str | None) -> str | None:

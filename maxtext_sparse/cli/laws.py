@@ -1,6 +1,7 @@
 """Commands on finished runs: `fit`, `predict`, `recommend`, `plot`, and `convert` for published data."""
 
 from collections.abc import Sequence
+import dataclasses
 import itertools
 import json
 import math
@@ -9,14 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from maxtext_sparse.config import ConfigError
-from maxtext_sparse.launcher import one_line_errors
+from maxtext_sparse.errors import ConfigError, one_line_errors
 
 _Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="Table of finished runs.")]
 _Starts = Annotated[str, typer.Option(help="Starts drawn from the grid, or all (4,500).")]
 _Seed = Annotated[int, typer.Option(help="Of the drawn starts and the resamples.")]
 _Bootstrap = Annotated[int, typer.Option(help="Resamples of the runs; 0 for none.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+_Keys = Annotated[
+  list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Schedule, e.g. pruning_schedule=cubic.")
+]
 _Law = Annotated[str, typer.Option(help="average, chinchilla (dense N), chinchilla-final or frantar.")]
 
 
@@ -58,6 +61,7 @@ def fit(
 
 def predict(
   runs: _Runs,
+  keys: _Keys = None,
   law: _Law = "average",
   dense_params: Annotated[list[float] | None, typer.Option(help="Prunable weights before pruning.")] = None,
   sparsity: Annotated[list[float] | None, typer.Option(help="Final share removed.")] = None,
@@ -71,14 +75,15 @@ def predict(
 ) -> None:
   """Predicts the loss of runs, with a 90 % interval.
 
-  Options that repeat are combined, every size with every sparsity and token count.
+  Options that repeat are combined, every size with every sparsity and token count. The schedule is the default one
+  (geometric, 25 % of the compute dense, 50 % pruning) but for the sparsity keys given.
 
   Example: maxtext-sparse predict RUNS.csv --dense-params 1.139e9 --sparsity 0 --sparsity 0.8 --tokens 151e9
   """
   with one_line_errors():
     from maxtext_sparse.laws.predict import predictions
 
-    points = _points(dense_params or [], sparsity or [0.0], tokens or [], config or [], devices)
+    points = _points(dense_params or [], sparsity or [0.0], tokens or [], config or [], devices, keys or [])
     fitted, resamples = _fit_with_resamples(runs, law, starts, bootstrap, seed)
     rows = predictions(fitted, resamples, points)
   if as_json:
@@ -90,6 +95,7 @@ def predict(
 def recommend(
   runs: _Runs,
   flops: Annotated[float, typer.Option(help="Effective training compute, 6 x average_params x tokens.")],
+  keys: _Keys = None,
   max_final_params: Annotated[float, typer.Option(help="Cap on the deployed model's prunable weights.")] = math.inf,
   max_sparsity: Annotated[float | None, typer.Option(help="Cap on the sparsity; default: the runs' largest.")] = None,
   law: _Law = "average",
@@ -106,14 +112,15 @@ def recommend(
   Example: maxtext-sparse recommend RUNS.csv --flops 4.5e20 --max-final-params 230e6
   """
   with one_line_errors():
+    from maxtext_sparse.laws.predict import parse_schedule
     from maxtext_sparse.laws.recommend import Budget
     from maxtext_sparse.laws.recommend import recommend as best_runs
 
     limit = 0.0 if max_sparsity is None else max_sparsity
-    budget = Budget(flops, max_final_params, limit, chips)
+    budget = Budget(flops, max_final_params, limit, chips, parse_schedule(keys or []))
     fitted, resamples = _fit_with_resamples(runs, law, starts, bootstrap, seed)
     if max_sparsity is None:
-      budget = Budget(flops, max_final_params, float(fitted.runs["sparsity"].max()), chips)
+      budget = dataclasses.replace(budget, max_sparsity=float(fitted.runs["sparsity"].max()))
     result = best_runs(fitted, resamples, budget)
   if as_json:
     _print_json(result)
@@ -198,17 +205,23 @@ def _fitted(runs: str, law: str, starts: str, seed: int):
 
 
 def _points(
-  sizes: Sequence[float], sparsities: Sequence[float], tokens: Sequence[float], configs: Sequence[str], devices: int
+  sizes: Sequence[float],
+  sparsities: Sequence[float],
+  tokens: Sequence[float],
+  configs: Sequence[str],
+  devices: int,
+  keys: Sequence[str],
 ):
-  from maxtext_sparse.laws.predict import point, point_of_config
+  from maxtext_sparse.laws.predict import parse_schedule, point, point_of_config
 
   if not sizes and not configs:
     raise ConfigError("--dense-params: nothing to predict, give sizes and --tokens, or --config")
   if sizes and not tokens:
     raise ConfigError("--tokens: is missing, give the training tokens")
   counts: list[float | None] = [*tokens] or [None]
-  described = [point_of_config(path, count, devices) for path, count in itertools.product(configs, counts)]
-  return described + [point(*values) for values in itertools.product(sizes, sparsities, tokens)]
+  schedule = parse_schedule(keys)
+  described = [point_of_config(path, count, devices, schedule) for path, count in itertools.product(configs, counts)]
+  return described + [point(*values, schedule) for values in itertools.product(sizes, sparsities, tokens)]
 
 
 def _print_json(content: dict[str, Any]) -> None:

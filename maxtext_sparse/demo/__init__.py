@@ -21,7 +21,7 @@ from rich.console import Console
 from maxtext_sparse.config import ConfigError
 from maxtext_sparse.demo import report, runs
 from maxtext_sparse.demo.corpus import build_corpus, Corpus
-from maxtext_sparse.demo.progress import run_progress
+from maxtext_sparse.demo.progress import print_line, run_progress
 from maxtext_sparse.hooks import maxtext_version
 
 DEFAULT_STEPS = 600
@@ -51,21 +51,16 @@ def run_demo(out: str, *, steps: int | None = None, sparsity: float = 0.8, as_js
   _check_modules()
   out = os.path.abspath(os.path.expanduser(out))
   console = Console(stderr=as_json)
-  try:
-    with _own_folder(out):
-      corpus, specs = _train_all(out, steps, sparsity, console)
-      results, curves = report.read_results(*specs, schedule)
-      titles = dict(zip(results, (spec.title for spec in specs)))
-      plot = os.path.join(out, "demo.png")
-      report.draw(plot, curves, titles)
-      result = _as_dict(out, plot, steps, sparsity, version, corpus, results)
-      _write_json(os.path.join(out, "result.json"), result)
-  except KeyboardInterrupt:
-    print(f"\ninterrupted; the same command goes on from the last checkpoint in {out}", file=sys.stderr)
-    raise SystemExit(_INTERRUPTED_STATUS) from None
-  except OSError as error:
-    raise ConfigError(f"--out={out}: {error.strerror or error}: {error.filename or 'disk'}") from error
-  report.print_table(console, results, titles, f"curves: {plot}")
+  with _failures_in_one_line(out), _own_folder(out):
+    corpus, specs = _train_all(out, steps, sparsity, console)
+    results, curves = report.read_results(*specs, schedule)
+    titles = dict(zip(results, (spec.title for spec in specs)))
+    plot = os.path.join(out, "demo.png")
+    report.draw(plot, curves, titles)
+    result = _as_dict(out, plot, steps, sparsity, version, corpus, results)
+    _write_json(os.path.join(out, "result.json"), result)
+  report.print_table(console, results, titles)
+  print_line(console, f"curves: {plot}")
   return result
 
 
@@ -77,18 +72,28 @@ def _train_all(
     _check_room(out)
   corpus = build_corpus(corpus_directory)
   if not corpus.is_reused:
-    console.print(
-      f"corpus: {corpus.train_chars:,} characters to train on, {corpus.eval_chars:,} held out", highlight=False
-    )
+    print_line(console, f"corpus: {corpus.train_chars:,} characters to train on, {corpus.eval_chars:,} held out")
   specs = runs.plan_runs(os.path.join(out, "runs"), corpus, steps, sparsity)
   for spec in specs:
     if spec.is_finished:
-      console.print(f"{spec.title}: finished before, {spec.directory}", highlight=False, soft_wrap=True)
+      print_line(console, f"{spec.title}: finished before, {spec.directory}")
       continue
     _check_room(out)
     with run_progress(console, spec.title, steps) as reporter:
       runs.train(spec, corpus, os.path.join(out, "jax_cache"), reporter)
   return corpus, specs
+
+
+@contextlib.contextmanager
+def _failures_in_one_line(out: str) -> Iterator[None]:
+  """Ctrl-C says how to go on; a full or broken disk is the user's to mend."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    print(f"\ninterrupted; the same command goes on from the last checkpoint in {out}", file=sys.stderr)
+    raise SystemExit(_INTERRUPTED_STATUS) from None
+  except OSError as error:
+    raise ConfigError(f"--out={out}: {error.strerror or error}: {error.filename or 'disk'}") from error
 
 
 @contextlib.contextmanager
@@ -102,7 +107,7 @@ def _own_folder(out: str) -> Iterator[None]:
   with lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
       raise ConfigError(f"--out={out}: another demo is at work there, wait for it or choose another folder") from error
     yield
 

@@ -36,6 +36,11 @@ def run_progress(console: Console, title: str, steps: int) -> Iterator[Reporter]
     yield _Bar(progress, title, steps)
 
 
+def print_line(console: Console, text: str) -> None:
+  """One line, however long: paths and log lines are no use when broken."""
+  console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def figures(train_row: dict[str, Any], eval_row: dict[str, Any]) -> str:
   """Loss, density and eval loss of the latest rows; a dense run has no density."""
   parts = []
@@ -80,4 +85,4 @@ class _Lines:
       self._print(f"step {done}/{self._steps}, {figures(train_row, eval_row)}")
 
   def _print(self, text: str) -> None:
-    self._console.print(f"{self._title}: {text}", highlight=False, soft_wrap=True)
+    print_line(self._console, f"{self._title}: {text}")

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from maxtext_sparse.demo.progress import print_line
 from maxtext_sparse.demo.runs import read_rows, Row, RunSpec
 from maxtext_sparse.record import RunRecord
 from maxtext_sparse.schedule import Schedule
@@ -90,11 +91,9 @@ def read_results(dense: RunSpec, sparse: RunSpec, schedule: Schedule) -> tuple[d
   return results, curves
 
 
-def print_table(console: Console, results: dict[str, RunResult], titles: dict[str, str], caption: str) -> None:
+def print_table(console: Console, results: dict[str, RunResult], titles: dict[str, str]) -> None:
   """The comparison; a collapsed matrix is said so under it."""
-  table = Table(
-    title="Dense and sparse pre-training on the standard library's text", caption=caption, caption_justify="left"
-  )
+  table = Table(title="Pre-training on the standard library's text")
   table.add_column("")
   for name in results:
     table.add_column(titles[name], justify="right")
@@ -103,10 +102,8 @@ def print_table(console: Console, results: dict[str, RunResult], titles: dict[st
   console.print(table)
   for name, result in results.items():
     if result.thinnest_density < COLLAPSED:
-      console.print(
-        f"{titles[name]}: {result.thinnest_matrix} has collapsed, {result.thinnest_density:.2%} of its weights are left",
-        highlight=False,
-      )
+      left = f"{result.thinnest_density:.2%} of its weights are left"
+      print_line(console, f"{titles[name]}: {result.thinnest_matrix} has collapsed, {left}")
 
 
 def draw(path: str, curves: dict[str, Curves], titles: dict[str, str]) -> None:
@@ -155,7 +152,8 @@ def _curves(rows: Sequence[Row], eval_rows: Sequence[Row], prunable: int) -> Cur
 def _thinnest(result: RunResult) -> str:
   if result.thinnest_matrix is None:
     return "-"
-  return f"{result.thinnest_density:.1%} {result.thinnest_matrix.removeprefix('decoder/')}"
+  name = result.thinnest_matrix.removeprefix("decoder/").removeprefix("layers/").replace("/kernel", "")
+  return f"{result.thinnest_density:.1%} {name}"
 
 
 _TABLE = (

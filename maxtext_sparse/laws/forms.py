@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 
 # Hoffmann et al.'s grid of initial values (2022, appendix D.3): exponents, log of the constant, log of the factors.
 _EXPONENTS = (0.0, 0.5, 1.0, 1.5, 2.0)

@@ -1,13 +1,14 @@
 """Loss of runs that have not been made, with intervals and a word on extrapolation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import ConfigError, parse_keys, run_steps, SparsityKeys
+from maxtext_sparse.config import KEYS, parse_keys, run_steps, SparsityKeys
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import Fit
 from maxtext_sparse.laws.shapes import shape_of_config
 from maxtext_sparse.laws.uncertainty import Bootstrap, interval
@@ -74,8 +75,14 @@ def average_density(keys: SparsityKeys, steps: int | None = None) -> float:
   return keys.gmp_dense_fraction + share * pruning + recovery * (1.0 - keys.sparsity)
 
 
-def point(dense_params: float, sparsity: float, tokens: float) -> Point:
-  """A run with the default schedule (geometric, 25 % of the compute dense, 50 % pruning).
+def point(dense_params: float, sparsity: float, tokens: float, schedule: Mapping[str, Any] | None = None) -> Point:
+  """A run by its size.
+
+  Args:
+    dense_params: prunable weights before pruning.
+    sparsity: S.
+    tokens: D.
+    schedule: sparsity keys other than the defaults (geometric, 25 % of the compute dense, 50 % pruning).
 
   Raises:
     ConfigError: a value out of range.
@@ -85,18 +92,38 @@ def point(dense_params: float, sparsity: float, tokens: float) -> Point:
   for option, value in (("--dense-params", dense_params), ("--tokens", tokens)):
     if not (np.isfinite(value) and value > 0):
       raise ConfigError(f"{option}={value:g}: must be a positive number")
-  return Point(dense_params, sparsity, average_density(SparsityKeys(sparsity=sparsity)), tokens)
+  keys = parse_keys({**(schedule or {}), "sparsity": sparsity})
+  return Point(dense_params, sparsity, average_density(keys), tokens)
 
 
-def point_of_config(path: str, tokens: float | None, num_devices: int = 1) -> Point:
+def parse_schedule(arguments: Iterable[str]) -> dict[str, str]:
+  """Sparsity keys given as `key=value`.
+
+  Raises:
+    ConfigError: not of that form, or not one of the keys.
+  """
+  schedule = {}
+  for argument in arguments:
+    key, separator, value = argument.partition("=")
+    if not separator or key not in KEYS or key == "sparsity":
+      raise ConfigError(f"{argument}: must be key=value with a sparsity key such as pruning_schedule=cubic")
+    schedule[key] = value
+  return schedule
+
+
+def point_of_config(
+  path: str, tokens: float | None, num_devices: int = 1, schedule: Mapping[str, Any] | None = None
+) -> Point:
   """The run that a MaxText config file describes.
 
   Args:
     path: YAML with the shape keys, the sparsity keys and, if `tokens` is None, what the token count follows from.
     tokens: D, or None for steps x per_device_batch_size x max_target_length x devices.
     num_devices: devices that train.
+    schedule: sparsity keys that override the file's.
   """
-  shape, raw = shape_of_config(path)
+  shape, written = shape_of_config(path)
+  raw = {**written, **(schedule or {})}
   keys, steps = parse_keys(raw), run_steps(raw)
   if tokens is None:
     batch, length = raw.get("per_device_batch_size"), raw.get("max_target_length")

@@ -11,7 +11,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.table import check_runs
 from maxtext_sparse.schedule import mean_density_while_pruning
 

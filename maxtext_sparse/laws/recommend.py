@@ -1,13 +1,13 @@
 """The best run for a training budget and a cap on the deployed model, as a law sees it, beside the dense alternative."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import Fit
 from maxtext_sparse.laws.predict import as_columns, extrapolations, Point, point, predictions
 from maxtext_sparse.laws.shapes import nearest_shape, Shape
@@ -30,12 +30,14 @@ class Budget:
     max_final_params: cap on the prunable weights of the deployed model; infinite for none.
     max_sparsity: cap on S.
     num_chips: the hidden size of the runnable shape is divisible by it.
+    schedule: sparsity keys other than the defaults.
   """
 
   flops: float
   max_final_params: float = math.inf
   max_sparsity: float = 0.8
   num_chips: int = 1
+  schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     if not (self.flops > 0 and math.isfinite(self.flops)):
@@ -55,7 +57,7 @@ def best_point(fit: Fit, budget: Budget) -> Point:
   linear in ln N, so ln L is convex in it. Where several sparsities are equally good, the lowest one.
   """
   sparsity = np.unique(np.append(np.arange(0.0, budget.max_sparsity, _SPARSITY_STEP), budget.max_sparsity))
-  density = np.array([point(1.0, s, 1.0).average_density for s in sparsity])
+  density = np.array([point(1.0, s, 1.0, budget.schedule).average_density for s in sparsity])
   lowest = fit.runs["dense_params"].min() / _SIZE_MARGIN
   highest = np.minimum(fit.runs["dense_params"].max() * _SIZE_MARGIN, budget.max_final_params / (1.0 - sparsity))
   if highest.max() < lowest:
@@ -71,14 +73,14 @@ def best_point(fit: Fit, budget: Budget) -> Point:
   log_n = _golden_section(loss, low, np.maximum(np.log(highest), low))
   losses = np.where(highest >= lowest, loss(log_n), np.inf)
   chosen = int(np.argmax(losses <= losses.min() * (1 + _TIE)))
-  return _spend(float(np.exp(log_n[chosen])), float(sparsity[chosen]), budget.flops)
+  return _spend(float(np.exp(log_n[chosen])), float(sparsity[chosen]), budget)
 
 
 def recommend(fit: Fit, resamples: Bootstrap, budget: Budget) -> dict[str, Any]:
   """The best run, the nearest runnable shape, the dense run of equal deployed size, and their difference, as JSON."""
   best = best_point(fit, budget)
   runnable, shape = _runnable(best, budget)
-  dense = _spend(best.final_params, 0.0, budget.flops)
+  dense = _spend(best.final_params, 0.0, budget)
   best_json, runnable_json, dense_json = predictions(fit, resamples, [best, runnable, dense])
   return {
     "law": fit.law.name,
@@ -114,22 +116,23 @@ def _golden_section(function: Callable[[np.ndarray], np.ndarray], low: np.ndarra
   return 0.5 * (low + high)
 
 
-def _spend(dense_params: float, sparsity: float, flops: float) -> Point:
+def _spend(dense_params: float, sparsity: float, budget: Budget) -> Point:
   """The run of this size that uses the whole budget."""
-  unit = point(dense_params, sparsity, 1.0)
-  return dataclasses.replace(unit, tokens=flops / unit.effective_flops)
+  unit = point(dense_params, sparsity, 1.0, budget.schedule)
+  return dataclasses.replace(unit, tokens=budget.flops / unit.effective_flops)
 
 
 def _runnable(best: Point, budget: Budget) -> tuple[Point, Shape]:
   """Nearest MaxText shape, with the sparsity raised to three digits where it would exceed the cap."""
-  shape = nearest_shape(best.dense_params, budget.num_chips)
+  at_most = budget.max_final_params / (1.0 - budget.max_sparsity)
+  shape = nearest_shape(best.dense_params, budget.num_chips, at_most)
   needed = 1.0 - budget.max_final_params / shape.prunable
   sparsity = max(best.sparsity, math.ceil(1000 * needed) / 1000 if needed > 0 else 0.0)
-  return _spend(shape.prunable, sparsity, budget.flops), shape
+  return _spend(shape.prunable, min(sparsity, budget.max_sparsity), budget), shape
 
 
 def _difference(fit: Fit, resamples: Bootstrap, best: Point, dense: Point) -> dict[str, Any]:
-  """Loss of the dense alternative minus that of the best run; each resample predicts both."""
+  """Loss of the dense alternative minus that of the best run; each resample predicts both, with scatter."""
   columns = as_columns([best, dense])
   loss, draws = fit.predict(columns), resamples.draws(columns)
   gap = draws[:, 1] - draws[:, 0]

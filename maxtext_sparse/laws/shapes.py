@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 
 _VOCAB = 32_000
 _MLP_RATIO = 4
@@ -68,8 +68,8 @@ SUITE = {
 }
 
 
-def nearest_shape(num_prunable: float, num_chips: int = 1) -> Shape:
-  """The runnable shape whose prunable count is nearest to the wanted one.
+def nearest_shape(num_prunable: float, num_chips: int = 1, at_most: float = math.inf) -> Shape:
+  """The runnable shape whose prunable count is nearest to the wanted one, and not above `at_most`.
 
   Made as the paper makes its dense twins: depth and heads of a model of the suite, the one nearest in size, with another
   hidden size (and a feed-forward layer 4 times as wide). The hidden size is divisible by the number of heads, into heads
@@ -77,7 +77,8 @@ def nearest_shape(num_prunable: float, num_chips: int = 1) -> Shape:
   """
   distance = lambda shape: abs(math.log(shape.prunable / num_prunable))
   template = min(SUITE.values(), key=distance)
-  return min(_with_other_sizes(template, num_chips, num_prunable), key=distance)
+  shapes = list(_with_other_sizes(template, num_chips, num_prunable))
+  return min([shape for shape in shapes if shape.prunable <= at_most] or shapes[:1], key=distance)
 
 
 def _with_other_sizes(template: Shape, num_chips: int, num_prunable: float) -> Iterator[Shape]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 
 COUNTS = ("dense_params", "average_params", "final_params", "tokens")
 COLUMNS = ("run", "sparsity", *COUNTS, "loss")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import Fit, minimise_from
 
 # Share of predictions that an interval should hold.

@@ -5,7 +5,7 @@ import importlib
 import os
 from typing import Any
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 
 # Name on the command line -> module of this package and function: (inputs, law names) -> figure, numbers to report.
 FIGURES = {

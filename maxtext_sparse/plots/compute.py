@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 import numpy as np
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plots import style
 from maxtext_sparse.plots.runs import Curve, read_inputs
 

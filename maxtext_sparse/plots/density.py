@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 
 _LAYER = re.compile(r"\[([\d,]+)\]$|layers?_(\d+)(?=/)")
 

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import ConfigError, SparsityKeys
+from maxtext_sparse.config import SparsityKeys
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plots import style
 from maxtext_sparse.plots.runs import Curve, read_inputs
 from maxtext_sparse.schedule import build_schedule

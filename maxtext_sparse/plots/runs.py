@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.table import check_runs, read_runs
 
 # Steps at the end of training whose mean loss stands in for a missing evaluation.

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plots import style
 from maxtext_sparse.plots.runs import read_tables
 

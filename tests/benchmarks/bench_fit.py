@@ -1,6 +1,6 @@
 """Times the 100-start fit against a loop of scipy's L-BFGS-B with numeric gradients over the same starts.
 
-  python tests/benchmarks/bench_fit.py [--points 245] [--rounds 3] [--out bench_fit.json]
+  python tests/benchmarks/bench_fit.py [--points 245] [--rounds 3] [--out build/bench_fit.json]
 
 The two alternate, round by round, on the same runs with the same objective. Ours is timed with and without compilation;
 scipy runs at tolerances tight enough to reach the same objective, which the table shows.
@@ -89,7 +89,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--points", type=int, default=245)
   parser.add_argument("--rounds", type=int, default=3)
-  parser.add_argument("--out", default="bench_fit.json")
+  parser.add_argument("--out", default="build/bench_fit.json")
   arguments = parser.parse_args()
   result = measure(arguments.points, arguments.rounds)
   rows = []
@@ -99,8 +99,9 @@ def main() -> None:
     rows.append((name, f"{median:.2f}", f"{result['speedup'][name]:.1f}x", f"{objective:.10g}", str(agreeing)))
   print(f"{result['starts']} starts, {result['points']} runs, {result['cores']} cores, load {result['load']:.1f}")
   print(text_table(("", "median seconds", "speed", "sum of Huber", "starts at the optimum"), rows))
-  with open(arguments.out, "w", encoding="utf-8") as file:
-    json.dump(result, file, indent=1)
+  path = pathlib.Path(arguments.out)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

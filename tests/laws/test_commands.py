@@ -73,6 +73,13 @@ def test_predict(table):
   assert "90 % interval" in call(*arguments, "--bootstrap", 20).stdout
 
 
+def test_predict_takes_another_schedule(table):
+  """The public runs' 1 - 0.625 S."""
+  size = ("--dense-params", 1e8, "--sparsity", 0.8, "--tokens", 4e10, "--bootstrap", 20, "--json")
+  content = json.loads(call("predict", table, "pruning_schedule=cubic", "gmp_fraction_of=steps", *size).stdout)
+  assert content["predictions"][0]["average_params"] == pytest.approx(5e7)
+
+
 def test_recommend(table):
   arguments = ("recommend", table, "--flops", 1e20, "--max-final-params", 5e7, "--bootstrap", 20)
   content = json.loads(call(*arguments, "--json").stdout)
@@ -98,6 +105,7 @@ def test_plot(table, tmp_path):
     (("predict", "TABLE", "--dense-params", "1e8"), "--tokens: is missing"),
     (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "--sparsity", "2"), "--sparsity=2"),
     (("predict", "TABLE", "--config", "none.yml"), "none.yml: cannot read"),
+    (("predict", "TABLE", "shape=cubic", "--dense-params", "1e8", "--tokens", "1e9"), "shape=cubic: must be key=value"),
     (("recommend", "TABLE", "--flops", "-1"), "--flops=-1"),
     (("plot", "nonsense", "TABLE"), "FIGURE=nonsense"),
     (("convert", "TABLE", "--source", "t5"), "column scale, val-loss, steps is missing"),

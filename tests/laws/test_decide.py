@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from maxtext_sparse.config import ConfigError, SparsityKeys
+from maxtext_sparse.config import SparsityKeys
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import fit
 from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.laws.predict import average_density, extrapolations, point, point_of_config, predictions
@@ -173,3 +174,13 @@ def test_bad_configs(tmp_path, text, message):
   path.write_text(text)
   with pytest.raises(ConfigError, match=message):
     point_of_config(str(path), None)
+
+
+def test_nearest_shape_stays_below_a_cap():
+  shape = nearest_shape(480e6, at_most=480e6)
+  assert shape.prunable <= 480e6 < nearest_shape(481e6).prunable
+
+
+def test_recommendation_never_exceeds_the_sparsity_cap(exact):
+  result = recommend(exact, bootstrap(exact, 10), Budget(4e19, max_final_params=5e7, max_sparsity=0.6))
+  assert result["runnable"]["sparsity"] <= 0.6 and result["runnable"]["final_params"] <= 5e7

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws import lbfgs
 from maxtext_sparse.laws.fit import draw_starts, fit, huber, objective_of
 from maxtext_sparse.laws.forms import Law, law_named, LAWS

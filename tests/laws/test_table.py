@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.public_data import convert
 from maxtext_sparse.laws.table import check_runs, COLUMNS, read_runs
 

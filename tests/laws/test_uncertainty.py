@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import fit
 from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.laws.predict import as_columns, point

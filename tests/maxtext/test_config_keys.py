@@ -120,6 +120,18 @@ def test_several_config_files_merge_left_to_right(tmp_path):
   assert not os.path.exists(merged[0])
 
 
+def test_base_yml_is_maxtexts_own_where_there_is_none_here(tmp_path, monkeypatch):
+  from maxtext_sparse.launcher import merged_configs
+
+  monkeypatch.chdir(tmp_path)
+  for name in ("base.yml", "src/maxtext/configs/base.yml"):
+    with merged_configs([name, "steps=3"]) as merged:
+      assert merged == [stock_base_yml(), "steps=3"]
+  (tmp_path / "base.yml").write_text("steps: 1\n")
+  with merged_configs(["base.yml"]) as merged:
+    assert merged == ["base.yml"]
+
+
 def stock_base_yml() -> str:
   import importlib.util
 

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plots import draw, FIGURES
 from maxtext_sparse.plots.compute import eq5_coefficient, fit_two_slopes
 from maxtext_sparse.plots.runs import read_inputs
