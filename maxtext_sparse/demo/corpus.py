@@ -104,8 +104,9 @@ def build_corpus(directory: str, source: str | None = None, settings: CorpusSett
     settings: sizes.
 
   Raises:
-    ConfigError: too little text in `source`.
+    ConfigError: too little text in `source`, or `directory` holds something else.
   """
+  refuse_foreign(directory, _MANIFEST)
   source = source or sysconfig.get_path("stdlib")
   files = read_files(source)
   fingerprint = _fingerprint(files, settings)
@@ -176,6 +177,12 @@ def train_vocabulary(documents: Iterable[str], vocab_size: int) -> bytes:
       f"vocab_size={vocab_size}: sentencepiece cannot build this vocabulary ({_last_line(error)})"
     ) from error
   return model.getvalue()
+
+
+def refuse_foreign(directory: str, marker: str) -> None:
+  """Raises ConfigError for a folder with files in it that the demo did not make; it would replace them."""
+  if os.path.isdir(directory) and os.listdir(directory) and not os.path.exists(os.path.join(directory, marker)):
+    raise ConfigError(f"{directory}: has files that are not the demo's, give another --out")
 
 
 def _build(directory: str, files: dict[str, str], settings: CorpusSettings, fingerprint: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from maxtext_sparse.config import ConfigError, parse_keys
-from maxtext_sparse.demo.corpus import Corpus
+from maxtext_sparse.demo.corpus import Corpus, refuse_foreign
 from maxtext_sparse.schedule import build_schedule, Schedule
 
 # Below this the schedule's phases and the eval points run into each other.
@@ -117,7 +117,7 @@ def plan_runs(directory: str, corpus: Corpus, steps: int, sparsity: float) -> tu
     f"eval_start_step={every.evaluation}",
     f"checkpoint_period={every.checkpoint}",
   )
-  sparse = (f"sparsity={sparsity:g}", f"gmp_pruning_frequency={every.pruning}")
+  sparse = (f"sparsity={sparsity}", f"gmp_pruning_frequency={every.pruning}")
   percent = f"{100 * sparsity:g}"
   return (
     _spec(directory, f"dense_{steps}", "dense", steps, common, corpus),
@@ -192,6 +192,7 @@ def _spec(directory: str, name: str, title: str, steps: int, overrides: Sequence
 
 def _prepare(spec: RunSpec) -> None:
   """Makes the run's folder; one of another recipe, or without the metrics of its checkpoint, is removed before."""
+  refuse_foreign(spec.directory, _STATE)
   is_without_metrics = spec.has_last_checkpoint and not _has_final_eval(spec)
   if os.path.isdir(spec.directory) and (not spec.is_current or is_without_metrics):
     shutil.rmtree(spec.directory)

@@ -74,23 +74,24 @@ def minimise(
   """
   evaluate = jax.value_and_grad(objective)
 
-  def begin(x, lane_weights):
-    return _initial(x, *evaluate(x, lane_weights, *data))
-
   def advance(state, lane_weights):
     trial = state.x + state.search.step * state.search.direction
     return _advanced(state, trial, *evaluate(trial, lane_weights, *data), max_iterations)
 
   is_running = lambda state: ~jnp.all(state.is_done)
-  return jax.lax.while_loop(is_running, lambda s: jax.vmap(advance)(s, weights), jax.vmap(begin)(starts, weights))
+  return jax.lax.while_loop(is_running, lambda s: jax.vmap(advance)(s, weights), jax.vmap(_initial)(starts))
 
 
-def _initial(x: jax.Array, objective: jax.Array, gradient: jax.Array) -> State:
-  zero = jnp.zeros((), jnp.int32)
+def _initial(x: jax.Array) -> State:
+  """Not evaluated yet: a search of length zero from an infinite objective, so that the first round accepts x itself.
+
+  Evaluating here as well would compile the objective twice.
+  """
+  zero, flat = jnp.zeros((), jnp.int32), jnp.zeros_like(x)
   empty = jnp.zeros((_MEMORY, x.shape[0]), x.dtype)
   memory = _Memory(empty, empty, jnp.zeros(_MEMORY, x.dtype))
-  search = _new_search(gradient, _steepest(gradient), 1.0)
-  return State(x, objective, gradient, search, memory, zero, zero, zero, ~jnp.isfinite(objective))
+  infinite = jnp.full_like(x[0], jnp.inf)
+  return State(x, infinite, flat, _new_search(flat, flat, 1.0), memory, zero - 1, zero, zero, zero > 0)
 
 
 def _advanced(state: State, trial, objective, gradient, max_iterations: int) -> State:
@@ -123,8 +124,8 @@ def _restarted(state: State) -> State:
 def _accepted(state: State, x, objective, gradient, max_iterations: int) -> State:
   memory = _remember(state.memory, x - state.x, gradient - state.gradient)
   direction = _two_loop(gradient, memory)
-  is_downhill = jnp.dot(direction, gradient) < 0
-  direction = jnp.where(is_downhill, direction, _steepest(gradient))
+  is_useful = (memory.rho[-1] > 0) & (jnp.dot(direction, gradient) < 0)
+  direction = jnp.where(is_useful, direction, _steepest(gradient))
   is_quiet = state.objective - objective <= _RELATIVE_TOLERANCE * jnp.abs(state.objective)
   quiet = jnp.where(is_quiet, state.quiet + 1, 0)
   iterations = state.iterations + 1

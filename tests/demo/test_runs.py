@@ -104,6 +104,18 @@ def test_another_recipe_or_lost_metrics_start_anew(spec, tmp_path):
     assert os.listdir(spec.directory) == ["demo.json"]
 
 
+def test_folders_of_others_are_left_alone(spec, tmp_path):
+  os.makedirs(spec.directory)
+  (tmp_path / "runs/dense_600/thesis.txt").write_text("mine")
+  with pytest.raises(ConfigError, match=r"dense_600: has files that are not the demo's, give another --out"):
+    runs._prepare(spec)
+  (tmp_path / "corpus").mkdir()
+  (tmp_path / "corpus/thesis.txt").write_text("mine")
+  with pytest.raises(ConfigError, match=r"corpus: has files that are not the demo's, give another --out"):
+    demo.run_demo(str(tmp_path))
+  assert (tmp_path / "corpus/thesis.txt").exists() and (tmp_path / "runs/dense_600/thesis.txt").exists()
+
+
 def test_a_failed_child_is_one_line_with_its_log(spec, monkeypatch):
   from maxtext_sparse.monitor import RunError
 

@@ -7,10 +7,12 @@ import shutil
 import site
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
+from maxtext_sparse.config import KEYS
 from maxtext_sparse.patching.tree import Tree
 from tests.maxtext.harness import arguments, environment, read_rows, SPARSE
 
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.release
 TRAINER = "maxtext.trainers.pre_train.train"
 SAVED = SPARSE | {
   "enable_checkpointing": True,
-  "checkpoint_period": 19,
+  "checkpoint_period": 3,
   "async_checkpointing": False,
   "per_device_batch_size": 8,
 }
@@ -54,17 +56,21 @@ def checkpoint(folder, name):
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def test_patched_and_hooked_runs_are_bit_identical(patched, tmp_path):
-  done = run(arguments(tmp_path, "patched", **SAVED), patched)
+@pytest.fixture(scope="module")
+def runs(patched, tmp_path_factory):
+  """Folder of the module's runs, with a finished sparse run of the patched tree."""
+  folder = tmp_path_factory.mktemp("runs")
+  done = run(arguments(folder, "patched", **SAVED), patched)
   assert done.returncode == 0, done.stderr[-3000:]
-  hooked = run(arguments(tmp_path, "hooked", **SAVED), tmp_path, module="maxtext_sparse.train")
+  return folder
+
+
+def test_patched_and_hooked_runs_are_bit_identical(runs):
+  hooked = run(arguments(runs, "hooked", **SAVED), runs, module="maxtext_sparse.train")
   assert hooked.returncode == 0, hooked.stderr[-3000:]
-  one, other = checkpoint(tmp_path, "patched"), checkpoint(tmp_path, "hooked")
-  assert one.keys() == other.keys() and len(one) > 30
-  for name, leaf in one.items():
-    np.testing.assert_array_equal(leaf, other[name], err_msg=name)
+  assert_same_checkpoints(runs, "patched", "hooked")
   keep = ("learning/loss", "learning/grad_norm", "pruning/nonzero_prunable", "pruning/threshold")
-  columns = [[[row[k] for k in keep] for row in read_rows(tmp_path / f"{run}.jsonl")] for run in ("patched", "hooked")]
+  columns = [[[row[k] for k in keep] for row in read_rows(runs / f"{run}.jsonl")] for run in ("patched", "hooked")]
   assert columns[0] == columns[1]
   assert columns[0][-1][2] == 22938
 
@@ -93,12 +99,56 @@ def test_without_the_package_sparsity_is_refused_in_one_line_and_0_is_stock(patc
   assert len(read_rows(tmp_path / "dense.jsonl")) == 3
 
 
+def test_with_sparsity_0_a_patched_tree_is_stock_bit_for_bit(patched, tmp_path):
+  dense = SAVED | {"sparsity": 0.0}
+  for name, folder in (("patched_dense", patched), ("stock_dense", tmp_path)):
+    done = run(arguments(tmp_path, name, **(dense if folder is patched else stock_only(dense))), folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+  assert_same_checkpoints(tmp_path, "patched_dense", "stock_dense")
+
+
+def test_a_killed_patched_run_goes_on_bit_for_bit(patched, runs):
+  start_and_kill(arguments(runs, "killed", **SAVED), patched, runs / "killed" / "checkpoints" / "6")
+  resumed = run(arguments(runs, "killed", **SAVED), patched)
+  assert resumed.returncode == 0, resumed.stderr[-3000:]
+  assert_same_checkpoints(runs, "patched", "killed")
+
+
+def stock_only(settings):
+  """Settings that MaxText knows without the patch."""
+  return {key: value for key, value in settings.items() if key not in KEYS}
+
+
+def assert_same_checkpoints(folder, one, other):
+  first, second = checkpoint(folder, one), checkpoint(folder, other)
+  assert first.keys() == second.keys() and len(first) > 30
+  for name, leaf in first.items():
+    np.testing.assert_array_equal(leaf, second[name], err_msg=name)
+
+
+def start_and_kill(args, folder, due):
+  """kill -9 as soon as the checkpoint `due` is there."""
+  variables = environment()
+  variables["PYTHONPATH"] = f"{folder}:{variables['PYTHONPATH']}"
+  command = [sys.executable, "-m", TRAINER, *args]
+  process = subprocess.Popen(command, env=variables, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  deadline = time.monotonic() + 300
+  while not due.exists():
+    assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+    time.sleep(0.002)
+  process.kill()
+  process.wait()
+
+
 @pytest.mark.parametrize("way", ["patched", "hooked"])
-def test_train_compile_sees_the_keys_both_ways(patched, tmp_path, way):
-  module = "maxtext.trainers.pre_train.train_compile"
-  dropped = ("hardware", "skip_jax", "metrics_file")
-  args = [a for a in arguments(tmp_path, way, per_device_batch_size=1, **SPARSE) if not a.startswith(dropped)]
-  args += ["compile_topology=v5e-16", "compile_topology_num_slices=1", "prune_include=[nothing_like_this]"]
+@pytest.mark.parametrize("module", ["pre_train.train_compile", "post_train.sft.train_sft_native"])
+def test_other_trainers_see_the_keys_both_ways(patched, tmp_path, way, module):
+  module = f"maxtext.trainers.{module}"
+  args = ["src/maxtext/configs/base.yml", *arguments(tmp_path, way, per_device_batch_size=1, **SPARSE)]
+  args += ["prune_include=[nothing_like_this]"]
+  if "compile" in module:
+    args = [a for a in args if not a.startswith(("hardware", "skip_jax", "metrics_file"))]
+    args += ["compile_topology=v5e-16", "compile_topology_num_slices=1"]
   if way == "patched":
     done = run(args, patched, module=module)
   else:
