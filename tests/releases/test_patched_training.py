@@ -47,13 +47,13 @@ def run(args, folder, module=TRAINER, interpreter=(), path=()):
 
 def checkpoint(folder, name):
   """Every array in the last checkpoint."""
+  import jax
   import orbax.checkpoint as ocp
 
-  (step,) = [p for p in (folder / name / "checkpoints").iterdir() if p.name == "19"]
-  tree = ocp.PyTreeCheckpointer().restore(step / "items")
-  import jax
-
-  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  tree = ocp.PyTreeCheckpointer().restore(folder / name / "checkpoints" / "19" / "items")
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  is_key = lambda leaf: jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  return {jax.tree_util.keystr(p): np.asarray(jax.random.key_data(x) if is_key(x) else x) for p, x in leaves}
 
 
 @pytest.fixture(scope="module")
