@@ -5,8 +5,7 @@ import contextlib
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 # Lines per run where there is no terminal.
 _NUM_LINES = 10
@@ -26,13 +25,13 @@ def run_progress(console: Console, title: str, steps: int) -> Iterator[Reporter]
     return
   columns = (
     TextColumn("{task.description}"),
-    BarColumn(),
+    # Takes what room is left.
+    BarColumn(bar_width=None),
     TextColumn("step {task.completed}/{task.total}"),
-    _Figures(),
-    TimeElapsedColumn(),
+    TextColumn("{task.fields[figures]}"),
     TimeRemainingColumn(),
   )
-  with Progress(*columns, console=console) as progress:
+  with Progress(*columns, console=console, expand=True) as progress:
     yield _Bar(progress, title, steps)
 
 
@@ -42,13 +41,13 @@ def print_line(console: Console, text: str) -> None:
 
 
 def figures(train_row: dict[str, Any], eval_row: dict[str, Any]) -> str:
-  """Loss, density and eval loss of the latest rows; a dense run has no density."""
+  """Loss, density and eval loss in the latest rows; a dense run has no density."""
   parts = []
   if train_row:
     parts.append(f"loss {train_row['learning/loss']:.3f}")
     parts.append(f"density {train_row.get('pruning/density', 1.0):.3f}")
   if eval_row:
-    parts.append(f"eval loss {eval_row['eval/avg_loss']:.3f}")
+    parts.append(f"eval {eval_row['eval/avg_loss']:.3f}")
   return ", ".join(parts) or "starting MaxText"
 
 
@@ -64,11 +63,6 @@ class _Bar:
 
   def __call__(self, train_row: dict[str, Any], eval_row: dict[str, Any]) -> None:
     self._progress.update(self._task, completed=num_done(train_row), figures=figures(train_row, eval_row))
-
-
-class _Figures(ProgressColumn):
-  def render(self, task: Task) -> Text:
-    return Text(task.fields["figures"])
 
 
 class _Lines:

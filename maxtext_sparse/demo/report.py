@@ -120,7 +120,7 @@ def draw(path: str, curves: dict[str, Curves], titles: dict[str, str]) -> None:
     loss_axes.plot(*curve.eval_loss, label=f"{titles[name]}, held-out", marker=style["marker"], **_line(style))
     params_axes.plot(*curve.params, label=titles[name], drawstyle="steps-post", **_line(style))
   # The first steps' steep fall would flatten the rest.
-  highest = 1.1 * max(max(curve.eval_loss[1]) for curve in curves.values())
+  highest = 1.1 * max(loss for curve in curves.values() for step, loss in zip(*curve.eval_loss) if step > 0)
   loss_axes.set(title="Loss (thin: training batches)", xlabel="step", ylabel="cross-entropy (nats per token)")
   loss_axes.set_ylim(top=highest)
   params_axes.set(title="Active parameters N(t)", xlabel="step", ylabel="non-zero prunable parameters", ylim=(0, None))

@@ -111,12 +111,7 @@ def sparse_schedule(steps: int, sparsity: float) -> Schedule:
 def plan_runs(directory: str, corpus: Corpus, steps: int, sparsity: float) -> tuple[RunSpec, RunSpec]:
   """The dense and the sparse run: same recipe, seed and data, in folders below `directory`."""
   every = intervals(steps)
-  common = (
-    f"steps={steps}",
-    f"eval_interval={every.evaluation}",
-    f"eval_start_step={every.evaluation}",
-    f"checkpoint_period={every.checkpoint}",
-  )
+  common = (f"steps={steps}", f"eval_interval={every.evaluation}", f"checkpoint_period={every.checkpoint}")
   sparse = (f"sparsity={sparsity}", f"gmp_pruning_frequency={every.pruning}")
   percent = f"{100 * sparsity:g}"
   return (

@@ -105,6 +105,6 @@ def test_smoothing_keeps_means_and_short_curves():
 def test_progress_figures():
   train, held_out = rows(is_sparse=True)
   assert figures({}, {}) == "starting MaxText" and num_done({}) == 0
-  assert figures(train[-1], held_out[-1]) == "loss 4.100, density 0.200, eval loss 4.150"
+  assert figures(train[-1], held_out[-1]) == "loss 4.100, density 0.200, eval 4.150"
   assert figures(rows(is_sparse=False)[0][0], {}) == "loss 8.000, density 1.000"
   assert num_done(train[-1]) == STEPS
