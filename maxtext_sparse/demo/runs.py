@@ -172,10 +172,15 @@ def last_meaningful_line(text: str) -> str:
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   ours = [line for line in lines if line.startswith("maxtext-sparse: error: ")]
   if ours:
-    return ours[-1].removeprefix("maxtext-sparse: error: ")
+    return _shortened(ours[-1].removeprefix("maxtext-sparse: error: "))
   # An exception's line names its class before the first colon: no spaces, and not one of absl's log lines.
   raised = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception", "Interrupt"))]
-  return (raised or lines or ["the log is empty"])[-1]
+  return _shortened((raised or lines or ["the log is empty"])[-1])
+
+
+def _shortened(line: str, limit: int = 300) -> str:
+  """MaxText prints whole configs in one line."""
+  return line if len(line) <= limit else f"{line[:limit]}..."
 
 
 def _spec(directory: str, name: str, title: str, steps: int, overrides: Sequence[str], corpus: Corpus) -> RunSpec:

@@ -68,6 +68,7 @@ def test_metrics_are_read_up_to_a_torn_line(tmp_path):
     ("jax.errors.JaxRuntimeError: OOM\n", "jax.errors.JaxRuntimeError: OOM"),
     ("just this\n\n", "just this"),
     ("", "the log is empty"),
+    ("KeyError: " + "x" * 9000, "KeyError: " + "x" * 290 + "..."),
   ],
 )
 def test_the_line_that_says_what_went_wrong(log, line):
