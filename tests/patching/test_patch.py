@@ -14,6 +14,8 @@ from maxtext_sparse.config import ConfigError
 from maxtext_sparse.patching.patchset import all_patches, digest
 from maxtext_sparse.patching.tree import APPLIED, find_package, FOREIGN, NOT_APPLIED, PARTLY, Tree
 
+pytestmark = pytest.mark.release
+
 REPO = Path(__file__).parents[2]
 
 
