@@ -145,7 +145,7 @@ def start_and_kill(args, folder, due):
 def test_other_trainers_see_the_keys_both_ways(patched, tmp_path, way, module):
   module = f"maxtext.trainers.{module}"
   args = ["src/maxtext/configs/base.yml", *arguments(tmp_path, way, per_device_batch_size=1, **SPARSE)]
-  args += ["prune_include=[nothing_like_this]"]
+  args += ["prune_include=[nothing_like_this]", *(["use_sft=True"] if "sft" in module else [])]
   if "compile" in module:
     args = [a for a in args if not a.startswith(("hardware", "skip_jax", "metrics_file"))]
     args += ["compile_topology=v5e-16", "compile_topology_num_slices=1"]
