@@ -35,6 +35,17 @@ def at_least(count: Count, bound: Count) -> jax.Array:
   return (count.high > bound.high) | ((count.high == bound.high) & (count.low >= bound.low))
 
 
+def subtract(count: Count, smaller: Count) -> Count:
+  """count - smaller, where count >= smaller."""
+  low = count.low - smaller.low
+  return Count(count.high - smaller.high + (low >> _BASE_BITS), low & (2**_BASE_BITS - 1))
+
+
+def as_float(count: Count) -> jax.Array:
+  """The count to float32's precision."""
+  return count.high.astype(jnp.float32) * 2.0**_BASE_BITS + count.low.astype(jnp.float32)
+
+
 def sum_counts(partials: Sequence[jax.Array]) -> Count:
   """Adds int32 arrays of partial counts, each below 2^31, into one Count."""
   assert sum(p.size for p in partials) < _MAX_PARTIALS, "too many partial counts"

@@ -5,11 +5,12 @@ Each weight has a composite key, compared lexicographically:
   (magnitude bits of |w| as float32, a bijective hash of the weight's global index)
 
 The bits of a non-negative float order like the float. The hash breaks ties the same way on every mesh, spread over the
-matrix instead of running through it from one corner. The search finds the largest key that at least k weights reach, two
-bits of the key per pass; a pass reads the weights once and moves a few scalars between devices.
+matrix instead of running through it from one corner. The cut is the largest key that at least k weights reach: `search`
+finds its magnitude, then, only where more than k weights have that magnitude, its hash. A pass reads the weights once
+and moves a few scalars between devices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import functools
 import math
 from typing import NamedTuple
@@ -19,13 +20,12 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from maxtext_sparse import counting
+from maxtext_sparse import counting, search
 from maxtext_sparse.counting import Count
+from maxtext_sparse.search import Bracket
 
-_KEY_BITS = 32
-_BITS_PER_PASS = 2
-_NUM_PASSES = _KEY_BITS // _BITS_PER_PASS
 _LOWEST = np.int32(-(2**31))
+_HIGHEST = np.int32(2**31 - 1)
 _SMALLEST_NORMAL = np.int32(0x00800000)
 _INFINITY = np.int32(0x7F800000)
 
@@ -49,8 +49,12 @@ def no_cut() -> Cut:
 
 def magnitude_key(weight: jax.Array) -> jax.Array:
   """int32 >= 0 that orders like |w|; subnormals count as zero, since XLA's CPU flushes them. NaN is the largest."""
-  bits = lax.bitcast_convert_type(jnp.abs(weight.astype(jnp.float32)), jnp.int32)
+  bits = _magnitude_bits(weight)
   return jnp.where(bits < _SMALLEST_NORMAL, jnp.int32(0), bits)
+
+
+def _magnitude_bits(weight: jax.Array) -> jax.Array:
+  return lax.bitcast_convert_type(jnp.abs(weight.astype(jnp.float32)), jnp.int32)
 
 
 def is_zero(weight: jax.Array) -> jax.Array:
@@ -63,13 +67,14 @@ def is_nonfinite(weight: jax.Array) -> jax.Array:
   return magnitude_key(weight) >= _INFINITY
 
 
-def tiebreak_key(shape: Sequence[int], offset: int) -> jax.Array:
+def tiebreak_key(shape: Sequence[int], offset: int | jax.Array) -> jax.Array:
   """int32 hash of each element's global index, offset + its row-major index; equal on every mesh.
 
   The finaliser of MurmurHash3 is a bijection of 32-bit integers: no two keys are equal up to 2^32 weights, and beyond
   that at most ceil(N / 2^32) weights share one.
   """
-  index = jnp.full(shape, np.uint32(offset % 2**32))
+  first = jnp.uint32(offset % 2**32) if isinstance(offset, int) else offset
+  index = jnp.full(shape, first)
   for axis in range(len(shape)):
     stride = np.uint32(math.prod(shape[axis + 1 :]) % 2**32)
     index = index + lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
@@ -101,64 +106,56 @@ def find_cut(weights: Sequence[jax.Array], num_keep: Count) -> Cut:
   Returns:
     The cut; `no_cut()` where fewer than `num_keep` weights are non-zero, or where one is not finite.
   """
-  counted = _count(weights, [lambda w, _: magnitude_key(w) > 0, lambda w, _: is_nonfinite(w)])
-  nonzero, nonfinite = counted
+  counts = _count(weights, index_offsets(weights), [lambda w, _: ~is_zero(w), lambda w, _: is_nonfinite(w)])
+  nonzero, nonfinite = counts
   is_needed = ~counting.at_least(num_keep, nonzero) & ~counting.at_least(nonfinite, counting.split_count(1))
-  return lax.cond(is_needed, lambda: _search(weights, num_keep), no_cut)
+  return lax.cond(is_needed, lambda: _search(weights, num_keep, nonzero), no_cut)
 
 
-def _search(weights: Sequence[jax.Array], num_keep: Count) -> Cut:
-  magnitude, reached = _largest_key(weights, num_keep, lambda w, _, key: magnitude_key(w) >= key)
+def _search(weights: Sequence[jax.Array], num_keep: Count, nonzero: Count) -> Cut:
+  shift = _unused_bits(weights)
+  finite = Bracket(
+    jnp.int32(_SMALLEST_NORMAL >> shift), jnp.int32((_INFINITY >> shift) - 1), nonzero, counting.split_count(0)
+  )
+  reaches = lambda w, _, key: _magnitude_bits(w) >= key << shift
+  found = search.narrow(functools.partial(_count_reaching, weights, reaches), num_keep, finite)
+  magnitude = found.low << shift
 
   def break_ties():
+    # Among the tied weights alone; the others reach no key beyond the lowest.
     def reaches(w, offset, key):
-      bits = magnitude_key(w)
-      return (bits > magnitude) | ((bits == magnitude) & (tiebreak_key(w.shape, offset) >= key))
+      return jnp.where(_magnitude_bits(w) == magnitude, tiebreak_key(w.shape, offset), jnp.int32(_LOWEST)) >= key
 
-    return _largest_key(weights, num_keep, reaches)[0]
+    num_tied = counting.subtract(found.reached, found.beyond)
+    tied = Bracket(jnp.int32(_LOWEST), jnp.int32(_HIGHEST), num_tied, counting.split_count(0))
+    num_keep_tied = counting.subtract(num_keep, found.beyond)
+    return search.narrow(functools.partial(_count_reaching, weights, reaches), num_keep_tied, tied).low
 
-  is_exact = counting.at_least(num_keep, reached)
+  is_exact = counting.at_least(num_keep, found.reached)
   return Cut(magnitude, lax.cond(is_exact, lambda: jnp.int32(_LOWEST), break_ties))
 
 
-def _largest_key(
-  weights: Sequence[jax.Array], num_keep: Count, reaches: Callable[[jax.Array, int, jax.Array], jax.Array]
-) -> tuple[jax.Array, Count]:
-  """Largest int32 key that at least `num_keep` weights reach, and how many do; or any key that exactly so many reach.
+def _unused_bits(weights: Sequence[jax.Array]) -> int:
+  """Low bits of a float32 that are zero in every weight: 16 where all are bfloat16."""
+  return 23 - max(min(jnp.finfo(w.dtype).nmant, 23) for w in weights)
 
-  `reaches(weight, offset, key)` must be monotone in `key`, and true for every weight at the lowest key.
-  """
-  everything = counting.split_count(sum(math.prod(w.shape) for w in weights))
 
-  def is_open(carry):
-    i, _, reached = carry
-    return (i < _NUM_PASSES) & ~counting.at_least(num_keep, reached)
-
-  def search_pass(carry):
-    i, low, reached = carry
-    step = jnp.int32(1) << (_KEY_BITS - _BITS_PER_PASS * (i + 1))
-    candidates = [low + step * (j + 1) for j in range(2**_BITS_PER_PASS - 1)]
-    # Tied to the pass, or XLA computes every weight's key once before the loop and stores them: 4 bytes a weight.
-    fenced, candidates = lax.optimization_barrier((list(weights), candidates))
-    counts = _count(fenced, [functools.partial(_reaches_key, reaches, key) for key in candidates])
-    for key, count in zip(candidates, counts):
-      enough = counting.at_least(count, num_keep)
-      low = jnp.where(enough, key, low)
-      reached = jax.tree.map(functools.partial(jnp.where, enough), count, reached)
-    return i + 1, low, reached
-
-  _, low, reached = lax.while_loop(is_open, search_pass, (jnp.int32(0), jnp.int32(_LOWEST), everything))
-  return low, reached
+def _count_reaching(weights, reaches, keys: Sequence[jax.Array]) -> list[Count]:
+  offsets = [jnp.uint32(offset % 2**32) for offset in index_offsets(weights)]
+  # Tied to the pass, or XLA computes what does not depend on it once before the loop and stores it: 4 bytes a weight
+  # for the magnitudes, and as many for the hash.
+  fenced, offsets, keys = lax.optimization_barrier((list(weights), offsets, list(keys)))
+  return _count(fenced, offsets, [functools.partial(_reaches_key, reaches, key) for key in keys])
 
 
 def _reaches_key(reaches, key, weight, offset):
   return reaches(weight, offset, key)
 
 
-def _count(weights, predicates) -> list[Count]:
+def _count(weights, offsets, predicates) -> list[Count]:
   """One Count per predicate `(weight, offset) -> bool array`, over all weights, in one read of them."""
   partials: list[list[jax.Array]] = [[] for _ in predicates]
-  for weight, offset in zip(weights, index_offsets(weights)):
+  for weight, offset in zip(weights, offsets):
     bound = [functools.partial(_at_offset, predicate, offset) for predicate in predicates]
     for sink, partial in zip(partials, counting.count_where(bound, weight)):
       sink.append(partial)
