@@ -27,7 +27,7 @@ class Monitor:
     self._pending: dict[int, PendingCensus] = {}
     self._known_thin: set[str] = set()
     self._latest: Census | None = None
-    self._threshold = 0.0
+    self._threshold: float | None = 0.0
     self._last_step = -1
 
   def begin(self, start_step: int, census: Census) -> None:
@@ -53,8 +53,10 @@ class Monitor:
     last_event = self._record.read_event(past[-1]) if past else None
     if last_event is not None:
       self._threshold = last_event["threshold"]
-    elif past and past[-1] == start_step - 1:
-      # Killed after the event's checkpoint and before its record: the threshold is lost, the counts are not.
+    elif past and past[-1] >= self.plan.begin_step:
+      # Killed after a checkpoint and before the event's record: the threshold is lost, the counts are not, since the
+      # mask of the restored state is still that of its last event.
+      self._threshold = None
       self._settle_event(past[-1], census)
 
   def observe(self, step: int, state) -> None:
@@ -78,7 +80,7 @@ class Monitor:
       "pruning/nonzero_prunable": self._latest.total_nonzero,
       "pruning/density": self._latest.total_nonzero / plan.num_prunable,
       "pruning/target_density": plan.schedule.target_density(step),
-      "pruning/threshold": self._threshold,
+      "pruning/threshold": self._threshold or 0.0,
       "pruning/average_params": active_sum / num_steps,
       "pruning/min_matrix_density": min(self._latest.densities.values()),
     }

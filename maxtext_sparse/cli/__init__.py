@@ -9,7 +9,10 @@ import typer
 from maxtext_sparse import __version__
 from maxtext_sparse.cli import laws, plan
 from maxtext_sparse.cli.doctor import doctor
+from maxtext_sparse.cli.launch import launch_app, register_submit
 from maxtext_sparse.cli.patch import patch_app
+from maxtext_sparse.cli.preflight import preflight
+from maxtext_sparse.cli.sweep import sweep_app
 from maxtext_sparse.errors import one_line_errors
 from maxtext_sparse.launcher import run_module
 
@@ -78,8 +81,12 @@ def demo(
 
 
 app.command()(doctor)
+app.command()(preflight)
 plan.register(app)
 laws.register(app)
+register_submit(sweep_app)
+app.add_typer(sweep_app, name="sweep")
+app.add_typer(launch_app, name="launch")
 app.add_typer(patch_app, name="patch")
 
 

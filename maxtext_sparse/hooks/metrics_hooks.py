@@ -6,6 +6,8 @@ import json
 import math
 import os
 
+import jax
+
 from maxtext_sparse.hooks import runs
 
 _step_suffix: contextvars.ContextVar[str] = contextvars.ContextVar("maxtext_sparse_step_line", default="")
@@ -48,7 +50,8 @@ def keep_all_rows(write_metrics_locally):
   del write_metrics_locally
 
   def write_row(self, metrics, step):
-    if self.metric_type == "running_eval":
+    # Processes may share a disk; the scalars are the same in all of them.
+    if self.metric_type == "running_eval" or jax.process_index() != 0:
       return
     if not getattr(self, "is_metrics_file_open", False):
       # The first row is of the step that this process starts from.

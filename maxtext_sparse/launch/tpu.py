@@ -1,0 +1,105 @@
+"""The TPU types of xpk 1.16: FAMILY-CORES, such as v5p-128, or FAMILY-TOPOLOGY, such as v5p-4x4x4."""
+
+from collections.abc import Iterator
+import dataclasses
+import difflib
+import functools
+import itertools
+import math
+
+from maxtext_sparse.errors import ConfigError
+
+_FLAT = ("2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+# Smaller than a cube of 4x4x4 chips, which all larger 3D slices are made of.
+_BELOW_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+_LONGEST_SIDE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """One TPU generation.
+
+  Attributes:
+    accelerator: its value of the node label `cloud.google.com/gke-tpu-accelerator`.
+    cores_per_chip: what the number in a type counts.
+    topologies: slices made of few chips, or flat ones.
+    max_cubes: largest 3D slice, in cubes of 64 chips; 0 for flat families.
+    is_ordered: 3D topologies list their sides from short to long.
+  """
+
+  accelerator: str
+  cores_per_chip: int
+  topologies: tuple[str, ...]
+  max_cubes: int = 0
+  is_ordered: bool = True
+
+  def all_topologies(self) -> Iterator[str]:
+    yield from self.topologies
+    sides = range(1, min(self.max_cubes, _LONGEST_SIDE // 4) + 1)
+    for cubes in itertools.product(sides, repeat=3):
+      if math.prod(cubes) <= self.max_cubes and (not self.is_ordered or list(cubes) == sorted(cubes)):
+        yield "x".join(str(4 * side) for side in cubes)
+
+
+FAMILIES = {
+  "v4": Family("tpu-v4-podslice", 2, _BELOW_A_CUBE, max_cubes=64, is_ordered=False),
+  "v5litepod": Family("tpu-v5-lite-podslice", 1, _FLAT),
+  "v5p": Family("tpu-v5p-slice", 2, _BELOW_A_CUBE, max_cubes=140),
+  "v6e": Family("tpu-v6e-slice", 1, ("1x1", "2x2", *_FLAT)),
+  "tpu7": Family("tpu7", 2, ("1x1x1", *_BELOW_A_CUBE), max_cubes=4),
+  "tpu7x": Family("tpu7x", 2, ("1x1x1", *_BELOW_A_CUBE), max_cubes=144),
+}
+
+# What MaxText, Google Cloud and people call them.
+_OTHER_NAMES = {
+  "v5e": "v5litepod",
+  "v5lite": "v5litepod",
+  "trillium": "v6e",
+  "v7x": "tpu7x",
+  "ironwood": "tpu7x",
+}
+
+
+@functools.cache
+def tpu_types() -> dict[str, int]:
+  """Chips of a slice by its type."""
+  types = {}
+  for name, family in FAMILIES.items():
+    for topology in family.all_topologies():
+      chips = math.prod(map(int, topology.split("x")))
+      types[f"{name}-{topology}"] = types[f"{name}-{chips * family.cores_per_chip}"] = chips
+  return types
+
+
+def check_tpu_type(tpu_type: str) -> None:
+  """Raises ConfigError, with the nearest one, where xpk has no such type."""
+  if tpu_type not in tpu_types():
+    raise ConfigError(f"--tpu-type={tpu_type}: xpk has no such type, did you mean {nearest_type(tpu_type)}?")
+
+
+def family_of(tpu_type: str) -> Family:
+  """The generation of a type that exists."""
+  return FAMILIES[tpu_type.partition("-")[0]]
+
+
+def nearest_type(tpu_type: str) -> str:
+  """The type that was most likely meant: right family first, then the size nearest by ratio."""
+  family, size = _split(tpu_type.lower())
+  if f"{family}-{size}" in tpu_types():
+    return f"{family}-{size}"
+  candidates = [other for other in tpu_types() if other.startswith(f"{family}-")]
+  if size.isdecimal() and int(size) > 0:
+    numbered = [other for other in candidates if "x" not in other.partition("-")[2]]
+    return min(numbered, key=lambda other: abs(math.log(int(other.rpartition("-")[2]) / int(size))))
+  likeness = lambda other: difflib.SequenceMatcher(None, other, f"{family}-{size}").ratio()
+  return max(candidates, key=lambda other: (likeness(other), -tpu_types()[other]))
+
+
+def _split(tpu_type: str) -> tuple[str, str]:
+  """Family and size, of a type that may lack the hyphen or name the family otherwise."""
+  known = _OTHER_NAMES | {name: name for name in FAMILIES}
+  for name in sorted(known, key=len, reverse=True):
+    if tpu_type.startswith(name):
+      return known[name], tpu_type.removeprefix(name).strip("-_ ")
+  name, _, size = tpu_type.partition("-")
+  return (*difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.5), "v5litepod")[0], size

@@ -1,0 +1,111 @@
+"""A branch begins as a copy of its trunk's checkpoint: parameters, optimizer state and data position."""
+
+import contextlib
+import json
+from typing import Any
+
+from maxtext_sparse.errors import RunError
+from maxtext_sparse.sweeps.manifest import Manifest, Run
+from maxtext_sparse.sweeps.state import checkpoint_steps, is_local, metrics_file, Row
+
+# Beside the checkpoint while it is copied; MaxText reads folders named by a number alone.
+_ASIDE = "branching"
+
+
+def branch(manifest: Manifest, run: Run) -> None:
+  """Copies the trunk's checkpoint and its metrics into a run's folder, once; a run that has checkpoints is left alone.
+
+  Local folders and buckets. Killed on the way, the next call begins anew.
+
+  Raises:
+    RunError: the trunk has no such checkpoint yet.
+  """
+  if run.trunk is None or checkpoint_steps(manifest, run):
+    return
+  trunk = manifest.find(run.trunk)
+  assert run.branch_step is not None
+  if run.branch_step not in checkpoint_steps(manifest, trunk):
+    raise RunError(f"run {run.name}: trunk {trunk.name} has no checkpoint of step {run.branch_step} yet, run it first")
+  _copy_metrics(manifest, trunk, run)
+  source, folder = (_path(manifest.run_directory(r)) / "checkpoints" for r in (trunk, run))
+  _copy_checkpoint(source / str(run.branch_step), folder, str(run.branch_step))
+
+
+def _copy_checkpoint(source: Any, folder: Any, name: str) -> None:
+  """Copied aside and renamed; in a bucket, where folders cannot be renamed, the file that completes it comes last."""
+  target = folder / name
+  if is_local(str(folder)):
+    aside = folder / f".{name}.{_ASIDE}"
+    if aside.exists():
+      aside.rmtree()
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    _copy_tree(source, aside)
+    aside.rename(target)
+    return
+  if target.exists():
+    target.rmtree()
+  _copy_tree(source, target)
+
+
+def _copy_tree(source: Any, target: Any) -> None:
+  """Every file of a checkpoint; `commit_success.txt`, which declares the rest complete, last."""
+  target.mkdir(parents=True, exist_ok=True)
+  for entry in sorted(source.iterdir(), key=lambda entry: (entry.name == "commit_success.txt", entry.name)):
+    if entry.is_dir():
+      _copy_tree(entry, target / entry.name)
+    else:
+      entry.copy(target / entry.name, overwrite=True)
+
+
+def _copy_metrics(manifest: Manifest, trunk: Run, run: Run) -> None:
+  """The trunk's rows up to the branch, as the run would have written them itself."""
+  directory = _path(manifest.run_directory(run))
+  if is_local(str(directory)):
+    lines = _path(metrics_file(manifest, trunk)).read_text().splitlines()
+    target = _path(metrics_file(manifest, run))
+  else:
+    files = sorted((_path(manifest.run_directory(trunk)) / "metrics").glob("metrics_step_*.txt"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    target = directory / "metrics" / f"metrics_step_{0:06}_to_step_{run.branch_step:06}.txt"
+  config = manifest.load_config(run)
+  rows = [_as_own(row, run, config) for row in _parsed(lines) if _is_own(row, run, config)]
+  target.parent.mkdir(parents=True, exist_ok=True)
+  target.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _parsed(lines: list[str]) -> list[Row]:
+  rows = []
+  for line in lines:
+    with contextlib.suppress(ValueError):
+      rows.append(json.loads(line))
+  return rows
+
+
+def _is_own(row: Row, run: Run, config: dict[str, Any]) -> bool:
+  """The trunk's last step is evaluated because it is its last; the run's own interval may skip it."""
+  assert run.branch_step is not None
+  step = row.get("step", run.steps)
+  is_extra_eval = "eval/avg_loss" in row and step % config["eval_interval"] != 0
+  return step <= run.branch_step and not is_extra_eval
+
+
+def _as_own(row: Row, run: Run, config: dict[str, Any]) -> Row:
+  """The row under the run's name, with the counts of its dense phase where the run will be sparse."""
+  row = row | {"run_name": run.name}
+  if not config.get("sparsity") or "learning/loss" not in row:
+    return row
+  num_weights, num_steps = run.num_prunable, int(row["step"]) + 1
+  return row | {
+    "pruning/prunable": float(num_weights),
+    "pruning/nonzero_prunable": float(num_weights),
+    "pruning/density": 1.0,
+    "pruning/target_density": 1.0,
+    "pruning/average_params": float(num_weights),
+    "pruning/effective_flops": 6.0 * run.batch_tokens * num_weights * num_steps,
+  }
+
+
+def _path(path: str) -> Any:
+  from etils import epath  # comes with MaxText
+
+  return epath.Path(path)

@@ -1,0 +1,90 @@
+"""Writing a sweep's folder without taking anything from runs that have begun."""
+
+from collections.abc import Mapping
+import os
+from typing import Any
+
+import yaml
+
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.sweeps.manifest import Manifest, manifest_path, read_manifest, Run
+from maxtext_sparse.sweeps.state import has_begun, is_finished
+
+
+def replace_folder(manifest: Manifest, texts: Mapping[str, str]) -> None:
+  """Writes configs and manifest; files that stay the same are not touched.
+
+  Args:
+    manifest: what the folder is to hold.
+    texts: each run's config.
+
+  Raises:
+    ConfigError: a run that has begun would change, or the folder is another's; nothing was written.
+  """
+  directory = manifest.directory
+  try:
+    if os.path.exists(manifest_path(directory)):
+      old = read_manifest(directory)
+      _refuse_changes(old, manifest, texts)
+      _remove_leftovers(old, manifest)
+    elif os.path.isdir(directory) and os.listdir(directory):
+      raise ConfigError(f"--out={directory}: has files that are not a sweep's, give another folder")
+    os.makedirs(os.path.join(directory, "runs"), exist_ok=True)
+    for run in manifest.runs:
+      _write(manifest.config_path(run), texts[run.name])
+    # Last, so that every run of a manifest has its config.
+    _write(manifest_path(directory), manifest.as_text())
+  except OSError as error:
+    raise ConfigError(f"--out={directory}: cannot write there ({error.strerror}), choose another folder") from error
+
+
+def _refuse_changes(old: Manifest, new: Manifest, texts: Mapping[str, str]) -> None:
+  """Runs that have begun keep their config and their corpus."""
+  after = {run.name: run for run in new.runs}
+  are_same_places = new.spec.get("corpus") == old.spec.get("corpus") and new.output_path == old.output_path
+  for run in old.runs:
+    if run.name not in after:
+      continue
+    is_same = after[run.name].digest == run.digest or _is_longer_trunk(old, run, after[run.name], texts)
+    if (are_same_places and is_same) or not has_begun(old, run):
+      continue
+    state = "is finished" if is_finished(old, run) else "has begun"
+    change = _difference(old, run, new, texts)
+    raise ConfigError(f"run {run.name}: {state}, the sweep file now gives it {change}; restore it or give another --out")
+
+
+def _is_longer_trunk(old: Manifest, run: Run, after: Run, texts: Mapping[str, str]) -> bool:
+  """A trunk may go on: its checkpoints stay what they are."""
+  if run.kind != "trunk" or after.kind != "trunk" or after.steps < run.steps:
+    return False
+  return old.load_config(run) | {"steps": after.steps} == yaml.safe_load(texts[run.name])
+
+
+def _difference(old: Manifest, run: Run, new: Manifest, texts: Mapping[str, str]) -> str:
+  before, after = old.load_config(run), yaml.safe_load(texts[run.name])
+  for key in sorted({*before, *after}):
+    if before.get(key) != after.get(key):
+      return f"{key}={_shown(after, key)} instead of {_shown(before, key)}"
+  return "another corpus" if new.spec.get("corpus") != old.spec.get("corpus") else "another folder"
+
+
+def _shown(config: Mapping[str, Any], key: str) -> str:
+  return str(config[key]) if key in config else "(unset)"
+
+
+def _remove_leftovers(old: Manifest, new: Manifest) -> None:
+  """Configs of runs that the sweep file no longer has; those that have begun keep theirs."""
+  kept = {run.name for run in new.runs}
+  for run in old.runs:
+    if run.name not in kept and not has_begun(old, run) and os.path.exists(old.config_path(run)):
+      os.remove(old.config_path(run))
+
+
+def _write(path: str, text: str) -> None:
+  if os.path.exists(path):
+    with open(path, encoding="utf-8") as file:
+      if file.read() == text:
+        return
+  with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+    file.write(text)
+  os.replace(f"{path}.tmp", path)

@@ -1,0 +1,135 @@
+"""`sweep make`: a sweep file becomes a folder of run configs; the same file gives the same bytes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import hashlib
+import os
+from typing import Any
+
+from maxtext_sparse.config import KEYS
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.sweeps.configs import config_text
+from maxtext_sparse.sweeps.folder import replace_folder
+from maxtext_sparse.sweeps.manifest import Manifest, Run
+from maxtext_sparse.sweeps.points import expand, Point
+from maxtext_sparse.sweeps.resolve import Resolved, Resolver
+from maxtext_sparse.sweeps.spec import read_spec, Spec
+from maxtext_sparse.sweeps.trunks import find_trunks, Trunk
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """A run with its name, before it is known where it branches from."""
+
+  name: str
+  labels: dict[str, str]
+  axes: dict[str, Any]
+  resolved: Resolved
+
+
+def make(spec_path: str, out: str) -> Manifest:
+  """Writes the folder `out` for a sweep file.
+
+  Raises:
+    ConfigError: a problem in the sweep file, or a run in `out` has begun with another config; nothing was written.
+  """
+  spec = read_spec(spec_path)
+  members = plan_members(spec, os.path.dirname(os.path.abspath(spec_path)))
+  trunks = find_trunks([member.resolved for member in members], spec.trunk_checkpoint_period) if spec.trunk else []
+  texts: dict[str, str] = {}
+  runs = []
+  for name, config, fields in _entries(spec, members, trunks):
+    texts[name] = config_text(config | _places(spec, name))
+    digest = hashlib.sha256(texts[name].encode()).hexdigest()
+    runs.append(Run(name=name, config=f"runs/{name}.yml", steps=int(config["steps"]), digest=digest, **fields))
+  _refuse_same_names([run.name for run in runs])
+  manifest = Manifest(out, spec.name, spec.output_directory, tuple(runs), spec.model_dump())
+  replace_folder(manifest, texts)
+  return manifest
+
+
+def plan_members(spec: Spec, folder: str) -> list[Member]:
+  """All runs of a sweep file, each sparse one followed by its twins.
+
+  Raises:
+    ConfigError: naming the run that cannot be.
+  """
+  resolver = Resolver(spec.devices)
+  members: dict[str, Member] = {}
+  for point in expand(spec, folder):
+    name = "-".join([spec.name, *filter(None, point.labels.values())])
+    try:
+      run = resolver.resolve(point.files, point.keys)
+      _require_eval(run.config)
+      twins = resolver.twins(run) if spec.twins and run.schedule is not None else []
+    except ConfigError as error:
+      raise ConfigError(f"run {name}: {error}") from None
+    if name in members:
+      raise ConfigError(f"axes: two runs would have the name {name}, give one axis labels")
+    members[name] = Member(name, point.labels, point.axes, run)
+    # Two sparse runs may share a neighbour.
+    members |= {twin.name: twin for twin in _name_twins(spec, point, twins)}
+  return list(members.values())
+
+
+def _name_twins(spec: Spec, point: Point, twins: Iterable[Resolved]) -> Iterable[Member]:
+  labels = {axis: label for axis, label in point.labels.items() if axis not in KEYS}
+  axes = {axis: value for axis, value in point.axes.items() if axis not in KEYS} | {"sparsity": 0.0}
+  for twin in twins:
+    size = f"dense-e{twin.config['base_emb_dim']}"
+    yield Member("-".join([spec.name, *filter(None, labels.values()), size]), labels, axes, twin)
+
+
+def _entries(
+  spec: Spec, members: Sequence[Member], trunks: Sequence[Trunk]
+) -> Iterable[tuple[str, dict[str, Any], dict[str, Any]]]:
+  """Name, config and further fields of every run, trunks before their branches."""
+  trunk_of = {index: trunk for trunk in trunks for index in trunk.members}
+  names: dict[int, str] = {}
+  for index, member in enumerate(members):
+    trunk = trunk_of.get(index)
+    if trunk is not None and id(trunk) not in names:
+      names[id(trunk)] = _trunk_name(spec, [members[i] for i in trunk.members], names.values())
+      yield names[id(trunk)], trunk.config, _fields(member, kind="trunk", trunk=None, branch_step=None, axes={})
+    source = None if trunk is None else names[id(trunk)]
+    step = None if trunk is None else trunk.members[index]
+    yield member.name, member.resolved.config, _fields(member, "run", source, step, member.axes)
+
+
+def _fields(member: Member, kind: str, trunk: str | None, branch_step: int | None, axes: dict) -> dict[str, Any]:
+  counts = {"num_prunable": member.resolved.num_prunable, "batch_tokens": member.resolved.batch_tokens}
+  return {"kind": kind, "trunk": trunk, "branch_step": branch_step, "axes": axes} | counts
+
+
+def _trunk_name(spec: Spec, branches: Sequence[Member], taken: Iterable[str]) -> str:
+  """The sweep's name, and what all branches share on axes other than pruning."""
+  shared = [
+    label
+    for axis, label in branches[0].labels.items()
+    if axis not in KEYS and label and all(branch.labels.get(axis) == label for branch in branches)
+  ]
+  name = "-".join([spec.name, "trunk", *shared])
+  number = sum(other == name or other.startswith(f"{name}-n") for other in taken)
+  return f"{name}-n{number + 1}" if number else name
+
+
+def _places(spec: Spec, name: str) -> dict[str, Any]:
+  """Where the run writes; MaxText uploads metrics itself where the folder is a bucket."""
+  places = {"run_name": name, "base_output_directory": spec.output_directory}
+  if "://" in spec.output_directory:
+    return places | {"gcs_metrics": True}
+  return places | {"metrics_file": f"{spec.output_directory}/{name}/metrics.jsonl"}
+
+
+def _require_eval(config: Mapping[str, Any]) -> None:
+  interval = config.get("eval_interval", -1)
+  if interval <= 0:
+    raise ConfigError(f"eval_interval={interval}: the runs are compared by their final eval loss, give a number of steps")
+  if not config.get("enable_checkpointing", True):
+    raise ConfigError("enable_checkpointing=False: a run that stops could not go on, leave it out")
+
+
+def _refuse_same_names(names: Sequence[str]) -> None:
+  for name in names:
+    if names.count(name) > 1:
+      raise ConfigError(f"axes: two runs would have the name {name}, give one axis labels")

@@ -1,0 +1,163 @@
+"""From the keys of a point to the config of a run: budgets become steps, MaxText checks the rest, from shapes alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import os
+import tempfile
+from typing import Any
+
+import yaml
+
+from maxtext_sparse.config import parse_keys
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_tokens
+from maxtext_sparse.plan.models import load_model, Model
+from maxtext_sparse.plan.twins import twin_finder
+from maxtext_sparse.schedule import build_schedule, Schedule
+from maxtext_sparse.sweeps.configs import config_text
+
+# Keys of sweep files that stand for keys of MaxText.
+BUDGETS = ("tokens", "batch_tokens")
+# The length that model files give themselves is their `10x`.
+_OWN_LENGTH = 10.0
+# These change when weights are pruned, not which.
+_SCHEDULE_KEYS = (
+  "sparsity",
+  "pruning_method",
+  "pruning_schedule",
+  "gmp_pruning_frequency",
+  "gmp_start_step",
+  "gmp_end_step",
+  "gmp_dense_fraction",
+  "gmp_prune_fraction",
+  "gmp_fraction_of",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+  """A run before it has a name.
+
+  Attributes:
+    config: its MaxText keys.
+    schedule: its pruning events, None for a dense run.
+    steps: T.
+    num_prunable: prunable weights of the dense model.
+    batch_tokens: tokens a step.
+    dataset_type: where MaxText reads from, its default included.
+  """
+
+  config: dict[str, Any]
+  schedule: Schedule | None
+  steps: int
+  num_prunable: int
+  batch_tokens: int
+  dataset_type: str
+
+  @property
+  def sparsity(self) -> float:
+    return float(self.config.get("sparsity", 0.0))
+
+
+class Resolver:
+  """Resolves the points of one sweep; models that differ in their schedule alone are read once."""
+
+  def __init__(self, devices: int):
+    self._devices = devices
+    # MaxText reads configs from files.
+    self._folder = tempfile.TemporaryDirectory(prefix="maxtext_sparse_")
+    self._model_at = functools.cache(lambda path: load_model([path]))
+    self._finder_at = functools.cache(lambda path: twin_finder([path], self._model_at(path).flat, devices))
+
+  def resolve(self, files: Mapping[str, Any], keys: Mapping[str, Any]) -> Resolved:
+    """The run that `keys` ask for.
+
+    Args:
+      files: what the config files alone say; their steps are the `10x` of a budget.
+      keys: files and sweep keys together.
+
+    Raises:
+      ConfigError: MaxText or the plugin would refuse the run, or a budget cannot be met.
+    """
+    config = {key: value for key, value in keys.items() if key not in BUDGETS}
+    if "batch_tokens" in keys:
+      config["per_device_batch_size"] = self._per_device(config, keys["batch_tokens"])
+    batch_tokens = self._batch_tokens(config)
+    if "tokens" in keys:
+      config["steps"] = steps_for_tokens(self._tokens(files, str(keys["tokens"])), batch_tokens)
+    steps = _steps(config)
+    sparsity_keys = parse_keys(config)
+    schedule = build_schedule(sparsity_keys, steps) if sparsity_keys.is_active else None
+    model = self._model(config)
+    return Resolved(config, schedule, steps, model.num_prunable, batch_tokens, _text(model.flat["dataset_type"]))
+
+  def twins(self, run: Resolved) -> list[Resolved]:
+    """The dense runs whose size is a sparse run's average: one where a size hits it, else its two neighbours."""
+    assert run.schedule is not None
+    average = run.schedule.active_sum(run.steps, run.num_prunable) / run.steps
+    twin = self._finder_at(self._path(run.config)).find(run.sparsity, average)
+    dense = {key: value for key, value in run.config.items() if key not in _SCHEDULE_KEYS}
+    configs = [dense | _parsed(neighbour.overrides) for neighbour in twin.neighbours]
+    return [self.resolve(config, config) for config in configs]
+
+  def _model(self, config: Mapping[str, Any]) -> Model:
+    return self._model_at(self._path(config))
+
+  def _path(self, config: Mapping[str, Any]) -> str:
+    """A file with all of a config but its length and schedule."""
+    text = config_text({key: value for key, value in config.items() if key not in (*_SCHEDULE_KEYS, *BUDGETS, "steps")})
+    path = os.path.join(self._folder.name, hashlib.sha256(text.encode()).hexdigest()[:16] + ".yml")
+    with open(path, "w", encoding="utf-8") as file:
+      file.write(text)
+    return path
+
+  def _batch_tokens(self, config: Mapping[str, Any]) -> int:
+    tokens = self._model(config).tokens_per_step(self._devices)
+    if tokens is None:
+      raise ConfigError("enable_rampup_batch_size=True: the runs of a sweep need one batch size")
+    return tokens
+
+  def _per_device(self, config: Mapping[str, Any], batch_tokens: Any) -> float:
+    """per_device_batch_size of a batch; MaxText takes fractions of a sequence per device."""
+    tokens = _named("batch_tokens", parse_count, batch_tokens)
+    flat = self._model(config).flat
+    sequence = flat["max_target_length"] * flat["gradient_accumulation_steps"]
+    if tokens % sequence:
+      raise ConfigError(f"batch_tokens={batch_tokens}: must be whole sequences of {sequence} tokens")
+    return tokens / sequence / self._devices
+
+  def _tokens(self, files: Mapping[str, Any], budget: str) -> float:
+    """Tokens of a budget: an amount such as 33.5B, or a multiple of the model's own, such as 20x."""
+    if not budget.endswith("x"):
+      return _named("tokens", parse_amount, budget)
+    times = _named("tokens", parse_amount, budget[:-1])
+    if "steps" not in files:
+      raise ConfigError(f"tokens={budget}: the config files have no steps, which are 10x; give an amount such as 33.5B")
+    return times / _OWN_LENGTH * int(files["steps"]) * self._batch_tokens(files)
+
+
+def _steps(config: Mapping[str, Any]) -> int:
+  steps = config.get("steps")
+  if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+    given = f"steps={steps}" if steps is not None else "steps: the length of the runs is missing"
+    raise ConfigError(f"{given}, give a number of steps, or tokens such as 33.5B or 20x")
+  return steps
+
+
+def _named(name: str, parse: Callable[[str, str], Any], value: Any) -> Any:
+  """A budget's amount; what its parser says of the command line holds for the key."""
+  try:
+    return parse(str(value), name)
+  except ConfigError as error:
+    raise ConfigError(str(error).removeprefix("--")) from None
+
+
+def _text(choice: Any) -> str:
+  """MaxText reads some choices as enums."""
+  return str(getattr(choice, "value", choice))
+
+
+def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
+  return {key: yaml.safe_load(value) for key, _, value in (override.partition("=") for override in overrides)}

@@ -1,0 +1,59 @@
+"""What sparsity costs on TPU pods, by their compiler: `python tests/benchmarks/bench_preflight.py [NAME ...]`.
+
+Runs `maxtext-sparse preflight` for each case, keeps its JSON in DIR (a case that is there is not compiled again), and
+prints a table in Markdown. An hour on two cores.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+CASES = {
+  "default 1.1B, v5e-16": ("--topology", "v5e-16"),
+  "1b, v4-128": ("configs/models/1b.yml", "--topology", "v4-128"),
+  "1b, v5p-128": ("configs/models/1b.yml", "--topology", "v5p-128"),
+  "llama2-70b, v5p-128": ("model_name=llama2-70b", "per_device_batch_size=2", "--topology", "v5p-128"),
+  "llama2-70b, v5p-512": ("model_name=llama2-70b", "per_device_batch_size=2", "--topology", "v5p-512"),
+  "mixtral-8x7b, v5p-128": ("model_name=mixtral-8x7b", "per_device_batch_size=4", "--topology", "v5p-128"),
+}
+_COMMON = ("steps=1000", "sparsity=0.8", "--json", "--jobs", "1")
+_HEADER = ("train step", "argument bytes", "temp bytes", "FLOPs", "event: bytes", "over P", "added collectives", "memory")
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("preflight_out"))
+  parser.add_argument("names", nargs="*", help="cases to run, all by default")
+  options = parser.parse_args()
+  options.out.mkdir(parents=True, exist_ok=True)
+  found = {name: measure(name, options.out) for name in options.names or CASES}
+  print("| " + " | ".join(_HEADER) + " |\n" + "|---" * len(_HEADER) + "|")
+  for name, result in found.items():
+    print("| " + " | ".join(row(name, result)) + " |")
+
+
+def measure(name: str, out: pathlib.Path) -> dict:
+  path = out / (name.replace(", ", "-").replace(" ", "-") + ".json")
+  if not path.exists():
+    command = [sys.executable, "-m", "maxtext_sparse", "preflight", *CASES[name], *_COMMON]
+    root = pathlib.Path(__file__).parents[2]
+    path.write_text(subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=True, text=True).stdout)
+  return json.loads(path.read_text())
+
+
+def row(name: str, result: dict) -> list[str]:
+  dense, sparse = result["dense"], result["sparse"]
+  per_byte = lambda extra: f"{result[extra] / dense['bytes_accessed']:+.2%}"
+  change = lambda key: "equal" if sparse[key] == dense[key] else f"{sparse[key] / dense[key] - 1:+.3%}"
+  largest = max((c["num_bytes"] for c in result["added_collectives"]), default=0)
+  kinds = sorted({c["kind"] for c in result["added_collectives"]})
+  added = f"{len(result['added_collectives'])} {'/'.join(kinds)}, {largest:,} bytes at most"
+  memory = f"{sparse['total_bytes'] / 2**30:.1f} of {result['hbm_bytes'] / 2**30:.0f} GiB"
+  shares = [change(key) for key in ("argument_bytes", "temp_bytes", "flops")]
+  return [name, *shares, per_byte("event_bytes"), per_byte("amortised_bytes"), added, memory]
+
+
+if __name__ == "__main__":
+  main()

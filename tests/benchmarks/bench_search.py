@@ -1,0 +1,84 @@
+"""Times the threshold search against what it replaces: `python tests/benchmarks/bench_search.py [--sizes 1e6 42e6 ...]`.
+
+  read       the largest magnitude of all weights: one pass over them, which no search can beat
+  search     ours
+  sort       the weights concatenated and sorted, and one element of them
+  argsort    the same with indices, as a mask by rank needs them
+  partition  numpy's selection on the host, copies not counted
+
+All take turns in one process on the same float32 arrays of a transformer's shapes.
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+
+from maxtext_sparse.counting import split_count
+from maxtext_sparse.threshold import find_cut
+
+SIZES = (1e6, 4e6, 10e6, 42e6, 100e6, 200e6)
+SPARSITY = 0.8
+# A sort of 200M weights takes a minute; medians of few rounds are enough for what is tens of times slower.
+ROUNDS = {"read": 15, "search": 15, "sort": 3, "argsort": 3, "partition": 3}
+
+
+def draw_weights(size: float, dtype=jnp.float32) -> list[jax.Array]:
+  """About `size` weights in the shapes of a decoder's matrices, layers stacked, of differing scales."""
+  generator = np.random.default_rng(0)
+  width = round((size / 49) ** 0.5)
+  shapes = [(6, width, 2 * width)] * 2 + [(6, 2 * width, width)] + [(6, width, width)] * 2 + [(width, width)]
+  scales = (0.05, 0.05, 0.02, 0.016, 0.09, 0.03)
+  draw = lambda shape, scale: jnp.asarray(generator.standard_normal(shape, np.float32) * np.float32(scale), dtype)
+  return [draw(shape, scale) for shape, scale in zip(shapes, scales)]
+
+
+def contenders(weights: list[jax.Array], sparsity: float = SPARSITY):
+  size = sum(w.size for w in weights)
+  num_keep = round(size * (1 - sparsity))
+  flat = lambda weights: jnp.concatenate([jnp.abs(w).ravel() for w in weights])
+  host = np.asarray(flat(weights))
+  read = jax.jit(lambda weights: jnp.stack([jnp.max(jnp.abs(w)) for w in weights]))
+  search = jax.jit(lambda weights: find_cut(weights, split_count(num_keep)).threshold)
+  sort = jax.jit(lambda weights: jnp.sort(flat(weights))[size - num_keep])
+  argsort = jax.jit(lambda weights: jnp.argsort(flat(weights))[size - num_keep])
+  return {
+    "read": lambda: read(weights),
+    "search": lambda: search(weights),
+    "sort": lambda: sort(weights),
+    "argsort": lambda: argsort(weights),
+    "partition": lambda: np.partition(host, size - num_keep)[size - num_keep],
+  }
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--sizes", type=float, nargs="+", default=SIZES)
+  sizes = parser.parse_args().sizes
+  results, rows = [], []
+  for size in sizes:
+    weights = draw_weights(size)
+    functions = contenders(weights)
+    thresholds = {float(functions[name]()) for name in ("search", "sort", "partition")}
+    seconds = measure.medians(measure.interleaved(functions, ROUNDS))
+    count = sum(w.size for w in weights)
+    results.append({"weights": count, "seconds": seconds, "relative_spread": _spread(thresholds)})
+    search = seconds["search"]
+    times = [f"{seconds[name] * 1e3:,.1f}" for name in functions]
+    rows.append([f"{count / 1e6:.0f}M", *times, f"{search / seconds['read']:.1f}", f"{seconds['sort'] / search:.0f}"])
+  header = ["weights", *(f"{name}, ms" for name in functions), "search / read", "sort / search"]
+  measure.publish("search", results, measure.markdown(header, rows))
+
+
+def _spread(thresholds: set[float]) -> float:
+  """Between the thresholds of all three; the search's may lie anywhere between two neighbouring weights."""
+  return (max(thresholds) - min(thresholds)) / max(thresholds)
+
+
+if __name__ == "__main__":
+  main()
