@@ -35,12 +35,14 @@ def fit(
   starts: _Starts = "100",
   bootstrap: _Bootstrap = 200,
   held_out: Annotated[bool, typer.Option("--held-out", help="Also the error on each sparsity left out.")] = False,
+  at: Annotated[str | None, typer.Option(help="Fit nothing, evaluate these: A=406.4,B=410.7,...")] = None,
   seed: _Seed = 0,
   as_json: _Json = False,
 ) -> None:
   """Fits a scaling law to runs, or all laws side by side.
 
-  Huber (delta 1e-3) on log loss, L-BFGS from many starts, as in the paper. The objective is the sum over runs.
+  Huber (delta 1e-3) on log loss, L-BFGS from many starts, as in the paper. The objective is the sum over runs. With --at
+  the same figures for coefficients that were published, say: compare objectives, not coefficients.
 
   Example: maxtext-sparse fit RUNS.csv --law average --bootstrap 1000
   """
@@ -51,7 +53,10 @@ def fit(
     names = list(LAWS) if law == "all" else [law]
     # The table of all laws has no room for standard errors.
     num_resamples = bootstrap if as_json or law != "all" else 0
-    reports = [_report(runs, name, starts, num_resamples, held_out or law == "all", seed) for name in names]
+    if at is not None:
+      reports = [_report_at(runs, law, at)]
+    else:
+      reports = [_report(runs, name, starts, num_resamples, held_out or law == "all", seed) for name in names]
   if as_json:
     objects = [report.to_json() for report in reports]
     _print_json({"laws": objects} if law == "all" else objects[0])
@@ -176,6 +181,20 @@ def convert(
     _print_json({"out": out, "n": len(table)})
   else:
     print(f"{out}: {len(table)} runs")
+
+
+def _report_at(path: str, name: str, at: str) -> Any:
+  from maxtext_sparse.laws.fit import evaluate
+  from maxtext_sparse.laws.forms import law_named
+  from maxtext_sparse.laws.report import Report
+  from maxtext_sparse.laws.table import read_runs
+
+  pairs = [item.partition("=") for item in at.split(",")]
+  try:
+    coefficients = {key.strip(): float(value) for key, _, value in pairs}
+  except ValueError:
+    raise ConfigError(f"--at={at}: must be NAME=NUMBER,NAME=NUMBER,...") from None
+  return Report(evaluate(law_named(name), read_runs(path), coefficients))
 
 
 def _report(runs: str, law: str, starts: str, num_resamples: int, is_held_out: bool, seed: int):

@@ -5,7 +5,7 @@ drawn from the grid; the best of them is the fit. The sum, not the mean, and tol
 stop far from the optimum.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 
@@ -119,6 +119,15 @@ def fit(law: Law, runs: pd.DataFrame, num_starts: int | None = NUM_STARTS, seed:
   undetermined = _undetermined(law, theta[is_best])
   good_starts = starts[order[:_NUM_GOOD_STARTS]]
   return Fit(law, theta[order[0]], float(best), runs, good_starts, int(is_best.sum()), len(starts), undetermined)
+
+
+def evaluate(law: Law, runs: pd.DataFrame, coefficients: Mapping[str, float]) -> Fit:
+  """A law with given coefficients, published ones for example, on runs; nothing is optimised."""
+  theta = law.theta(coefficients)
+  residual = law.log_loss(theta, law.features(runs)) - np.log(runs["loss"].to_numpy())
+  with jax.enable_x64(True):
+    objective = float(jnp.sum(huber(jnp.asarray(residual))))
+  return Fit(law, theta, objective, runs, theta[None], num_agreeing=0, num_starts=0, undetermined=())
 
 
 def draw_starts(law: Law, num_starts: int | None, seed: int = 0) -> np.ndarray:

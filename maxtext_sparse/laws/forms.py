@@ -88,6 +88,17 @@ class Law:
     """Optimised values [p] -> the equation's coefficients."""
     return {p.name: _exp(value) if p.is_log else float(value) for p, value in zip(self.parameters, theta)}
 
+  def theta(self, coefficients: Mapping[str, float]) -> np.ndarray:
+    """The equation's coefficients -> optimised values [p].
+
+    Raises:
+      ConfigError: a coefficient is missing or unknown, or not positive where its logarithm is fitted.
+    """
+    names = [p.name for p in self.parameters]
+    if set(coefficients) != set(names):
+      raise ConfigError(f"--at={','.join(coefficients)}: --law={self.name} has the coefficients {', '.join(names)}")
+    return np.array([_optimised(p, coefficients[p.name]) for p in self.parameters])
+
   def log_loss(self, theta: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Predicted ln L.
 
@@ -182,6 +193,13 @@ class Frantar(Law):
     values = super().coefficients(theta)
     return values | {"a_D": _exp(values["a_D"] / values["b_D"]) if values["b_D"] else math.nan}
 
+  def theta(self, coefficients):
+    values = super().theta(coefficients)
+    names = [p.name for p in self.parameters]
+    log_a_d = _optimised(Parameter("a_D", (), is_log=True), coefficients["a_D"])
+    values[names.index("a_D")] = coefficients["b_D"] * log_a_d
+    return values
+
 
 LAWS: dict[str, Law] = {
   law.name: law
@@ -192,6 +210,14 @@ LAWS: dict[str, Law] = {
     Frantar("frantar", "final_params"),
   )
 }
+
+
+def _optimised(parameter: Parameter, coefficient: float) -> float:
+  if not parameter.is_log:
+    return coefficient
+  if coefficient <= 0:
+    raise ConfigError(f"--at={parameter.name}={coefficient:g}: must be positive")
+  return math.log(coefficient)
 
 
 def _exp(value: float) -> float:

@@ -44,8 +44,7 @@ class Report:
     fit = self.fit
     lines = [
       f"law {fit.law.name}: {fit.law.equation}, N = {fit.law.size}, {len(fit.runs)} runs",
-      f"sum of Huber {fit.objective:.6g} (mean {fit.objective / len(fit.runs):.4g}), reached from "
-      f"{fit.num_agreeing} of {fit.num_starts} starts",
+      f"sum of Huber {fit.objective:.6g} (mean {fit.objective / len(fit.runs):.4g}), {_origin(fit)}",
       "",
       text_table(("coefficient", "value", "std. error", "unit"), self._coefficient_rows()),
       "",
@@ -114,3 +113,9 @@ def number(value: float | None, form: str) -> str:
 def finite(value: float | None) -> float | None:
   """JSON has no infinity."""
   return value if value is not None and math.isfinite(value) else None
+
+
+def _origin(fit: Fit) -> str:
+  if not fit.num_starts:
+    return "at the given coefficients"
+  return f"reached from {fit.num_agreeing} of {fit.num_starts} starts"

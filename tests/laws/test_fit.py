@@ -9,7 +9,7 @@ import pytest
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws import lbfgs
-from maxtext_sparse.laws.fit import draw_starts, fit, huber, objective_of
+from maxtext_sparse.laws.fit import draw_starts, evaluate, fit, huber, objective_of
 from maxtext_sparse.laws.forms import Law, law_named, LAWS
 from maxtext_sparse.laws.table import check_runs
 from tests.laws.conftest import average_law, runs_of
@@ -125,13 +125,41 @@ def test_optimum_on_vit(vit, law, mae):
   np.testing.assert_allclose(fit(LAWS[law], vit).mae, mae, atol=6e-5)
 
 
+# Frantar et al. (2023), T5/C4, to the digits printed there.
+PUBLISHED_T5 = {"a_S": 16.8, "b_S": 0.722, "c_S": 45.0, "b_N": 0.245, "a_D": 6.9e8, "b_D": 0.203, "c": 0.651}
+
+
 def test_published_frantar_coefficients_are_not_the_optimum(t5):
-  """Frantar et al. (2023), table 1: at 7.6e-6 where the optimum has 4.88e-6."""
-  law = LAWS["frantar"]
-  theta = np.array([np.log(16.8), 0.722, np.log(45.0), 0.245, 0.203 * np.log(6.9e8), 0.203, np.log(0.651)])
-  residual = law.log_loss(theta, law.features(t5)) - np.log(t5["loss"].to_numpy())
-  mean = float(np.mean(np.asarray(huber(jnp.asarray(residual)))))
-  assert 7e-6 < mean < 8e-6
+  published = evaluate(LAWS["frantar"], t5, PUBLISHED_T5)
+  assert 7.5e-6 < published.objective / len(t5) < 7.7e-6
+  assert fit(LAWS["frantar"], t5).objective / len(t5) < 4.9e-6
+
+
+def test_our_frantar_law_has_the_published_objective_on_the_vit_runs(vit):
+  """jaxpruner's sparsity-scaling notebook: N in millions, D in billions, mean Huber of the loss itself, delta 0.01."""
+  a, b, c, d, e, f, g = 1.30485411, 0.82101251, 2.07506343, 0.39222675, 0.27818217, 0.88979104, 4.51669257
+  data = {"a_D": (e * 1e9**f) ** (1 / f), "b_D": f}
+  law = evaluate(LAWS["frantar"], vit, {"a_S": a * 1e6**d, "b_S": b, "c_S": c * 1e6**d, "b_N": d, "c": g} | data)
+  residual = jnp.asarray(law.predict(vit) - vit["loss"].to_numpy())
+  np.testing.assert_allclose(float(jnp.mean(huber(residual, 0.01))), 0.0004929087939147767, rtol=1e-4)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_coefficients_lead_back_to_the_optimised_values(law, runs):
+  theta = fit(law, runs).theta
+  np.testing.assert_allclose(law.theta(law.coefficients(theta)), theta, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  ("coefficients", "message"),
+  [
+    ({"A": 1.0}, "has the coefficients A, B, E, alpha, beta"),
+    ({**dict.fromkeys("ABE", -1.0), "alpha": 0, "beta": 0}, "A=-1"),
+  ],
+)
+def test_coefficients_that_are_none_of_the_laws(coefficients, message, runs):
+  with pytest.raises(ConfigError, match=message):
+    evaluate(LAWS["average"], runs, coefficients)
 
 
 def test_all_starts_reach_no_better_optimum_on_t5(t5):
