@@ -67,8 +67,7 @@ def _copy_metrics(manifest: Manifest, trunk: Run, run: Run) -> None:
     files = sorted((_path(manifest.run_directory(trunk)) / "metrics").glob("metrics_step_*.txt"))
     lines = [line for file in files for line in file.read_text().splitlines()]
     target = directory / "metrics" / f"metrics_step_{0:06}_to_step_{run.branch_step:06}.txt"
-  config = manifest.load_config(run)
-  rows = [_as_own(row, run, config) for row in _parsed(lines) if _is_own(row, run, config)]
+  rows = [row | {"run_name": run.name} for row in _parsed(lines) if row["step"] <= run.branch_step]
   target.parent.mkdir(parents=True, exist_ok=True)
   target.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -79,30 +78,6 @@ def _parsed(lines: list[str]) -> list[Row]:
     with contextlib.suppress(ValueError):
       rows.append(json.loads(line))
   return rows
-
-
-def _is_own(row: Row, run: Run, config: dict[str, Any]) -> bool:
-  """The trunk's last step is evaluated because it is its last; the run's own interval may skip it."""
-  assert run.branch_step is not None
-  step = row.get("step", run.steps)
-  is_extra_eval = "eval/avg_loss" in row and step % config["eval_interval"] != 0
-  return step <= run.branch_step and not is_extra_eval
-
-
-def _as_own(row: Row, run: Run, config: dict[str, Any]) -> Row:
-  """The row under the run's name, with the counts of its dense phase where the run will be sparse."""
-  row = row | {"run_name": run.name}
-  if not config.get("sparsity") or "learning/loss" not in row:
-    return row
-  num_weights, num_steps = run.num_prunable, int(row["step"]) + 1
-  return row | {
-    "pruning/prunable": float(num_weights),
-    "pruning/nonzero_prunable": float(num_weights),
-    "pruning/density": 1.0,
-    "pruning/target_density": 1.0,
-    "pruning/average_params": float(num_weights),
-    "pruning/effective_flops": 6.0 * run.batch_tokens * num_weights * num_steps,
-  }
 
 
 def _path(path: str) -> Any:

@@ -45,19 +45,11 @@ def _refuse_changes(old: Manifest, new: Manifest, texts: Mapping[str, str]) -> N
   for run in old.runs:
     if run.name not in after:
       continue
-    is_same = after[run.name].digest == run.digest or _is_longer_trunk(old, run, after[run.name], texts)
-    if (are_same_places and is_same) or not has_begun(old, run):
+    if (are_same_places and after[run.name].digest == run.digest) or not has_begun(old, run):
       continue
     state = "is finished" if is_finished(old, run) else "has begun"
     change = _difference(old, run, new, texts)
     raise ConfigError(f"run {run.name}: {state}, the sweep file now gives it {change}; restore it or give another --out")
-
-
-def _is_longer_trunk(old: Manifest, run: Run, after: Run, texts: Mapping[str, str]) -> bool:
-  """A trunk may go on: its checkpoints stay what they are."""
-  if run.kind != "trunk" or after.kind != "trunk" or after.steps < run.steps:
-    return False
-  return old.load_config(run) | {"steps": after.steps} == yaml.safe_load(texts[run.name])
 
 
 def _difference(old: Manifest, run: Run, new: Manifest, texts: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ BUDGETS = ("tokens", "batch_tokens")
 # The length that model files give themselves is their `10x`.
 _OWN_LENGTH = 10.0
 # These change when weights are pruned, not which.
-_SCHEDULE_KEYS = (
+SCHEDULE_KEYS = (
   "sparsity",
   "pruning_method",
   "pruning_schedule",
@@ -98,7 +98,7 @@ class Resolver:
     assert run.schedule is not None
     average = run.schedule.active_sum(run.steps, run.num_prunable) / run.steps
     twin = self._finder_at(self._path(run.config)).find(run.sparsity, average)
-    dense = {key: value for key, value in run.config.items() if key not in _SCHEDULE_KEYS}
+    dense = {key: value for key, value in run.config.items() if key not in SCHEDULE_KEYS}
     configs = [dense | _parsed(neighbour.overrides) for neighbour in twin.neighbours]
     return [self.resolve(config, config) for config in configs]
 
@@ -107,7 +107,7 @@ class Resolver:
 
   def _path(self, config: Mapping[str, Any]) -> str:
     """A file with all of a config but its length and schedule."""
-    text = config_text({key: value for key, value in config.items() if key not in (*_SCHEDULE_KEYS, *BUDGETS, "steps")})
+    text = config_text({key: value for key, value in config.items() if key not in (*SCHEDULE_KEYS, *BUDGETS, "steps")})
     path = os.path.join(self._folder.name, hashlib.sha256(text.encode()).hexdigest()[:16] + ".yml")
     with open(path, "w", encoding="utf-8") as file:
       file.write(text)
