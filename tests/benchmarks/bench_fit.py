@@ -1,30 +1,26 @@
 """Times the 100-start fit against a loop of scipy's L-BFGS-B with numeric gradients over the same starts.
 
-  python tests/benchmarks/bench_fit.py [--points 245] [--rounds 3] [--out build/bench_fit.json]
+  python tests/benchmarks/bench_fit.py [--points 245] [--rounds 3]
 
 The two alternate, round by round, on the same runs with the same objective. Ours is timed with and without compilation;
 scipy runs at tolerances tight enough to reach the same objective, which the table shows.
 """
 
 import argparse
-import json
 import os
-import pathlib
 import statistics
-import sys
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 import jax
+import measure
 import numpy as np
 import pandas as pd
 import scipy.optimize
 
 from maxtext_sparse.laws.fit import draw_starts, fit, HUBER_DELTA
 from maxtext_sparse.laws.forms import LAWS
-from maxtext_sparse.laws.report import text_table
 
 
 def study(num_points: int) -> pd.DataFrame:
@@ -59,7 +55,7 @@ def timed(function):
   return time.perf_counter() - begin, result
 
 
-def measure(num_points: int, num_rounds: int) -> dict:
+def run(num_points: int, num_rounds: int) -> dict:
   runs, law = study(num_points), LAWS["average"]
   starts = draw_starts(law, 100)
   seconds: dict[str, list[float]] = {"first call, with compilation": [], "further calls": [], "scipy loop": []}
@@ -75,8 +71,6 @@ def measure(num_points: int, num_rounds: int) -> dict:
   return {
     "points": num_points,
     "starts": len(starts),
-    "cores": len(os.sched_getaffinity(0)),
-    "load": os.getloadavg()[0],
     "seconds": seconds,
     "median_seconds": median,
     "speedup": {name: slow / value for name, value in median.items()},
@@ -89,19 +83,21 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--points", type=int, default=245)
   parser.add_argument("--rounds", type=int, default=3)
-  parser.add_argument("--out", default="build/bench_fit.json")
   arguments = parser.parse_args()
-  result = measure(arguments.points, arguments.rounds)
+  result = run(arguments.points, arguments.rounds)
   rows = []
   for name, median in result["median_seconds"].items():
     side = "scipy" if "scipy" in name else "ours"
     agreeing, objective = result["starts_at_optimum"][side], result["objective"][side]
-    rows.append((name, f"{median:.2f}", f"{result['speedup'][name]:.1f}x", f"{objective:.10g}", str(agreeing)))
-  print(f"{result['starts']} starts, {result['points']} runs, {result['cores']} cores, load {result['load']:.1f}")
-  print(text_table(("", "median seconds", "speed", "sum of Huber", "starts at the optimum"), rows))
-  path = pathlib.Path(arguments.out)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(result, indent=1) + "\n")
+    rows.append([name, f"{median:.2f}", f"{result['speedup'][name]:.1f}x", f"{objective:.10g}", str(agreeing)])
+  header = [
+    f"{result['starts']} starts, {result['points']} runs",
+    "seconds",
+    "speed",
+    "sum of Huber",
+    "starts at the optimum",
+  ]
+  measure.publish("fit", result, measure.markdown(header, rows))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """What sparsity costs on TPU pods, by their compiler: `python tests/benchmarks/bench_preflight.py [NAME ...]`.
 
-Runs `maxtext-sparse preflight` for each case, keeps its JSON in DIR (a case that is there is not compiled again), and
-prints a table in Markdown. An hour on two cores.
+Runs `maxtext-sparse preflight` for each case and keeps its JSON in `build/benchmarks/preflight`; a case that is there is
+not compiled again. An hour on two cores.
 """
 
 import argparse
 import json
-import pathlib
 import subprocess
 import sys
+
+import measure
 
 CASES = {
   "default 1.1B, v5e-16": ("--topology", "v5e-16"),
@@ -24,26 +25,28 @@ _HEADER = ("train step", "argument bytes", "temp bytes", "FLOPs", "event: bytes"
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("preflight_out"))
-  parser.add_argument("names", nargs="*", help="cases to run, all by default")
-  options = parser.parse_args()
-  options.out.mkdir(parents=True, exist_ok=True)
-  found = {name: measure(name, options.out) for name in options.names or CASES}
-  print("| " + " | ".join(_HEADER) + " |\n" + "|---" * len(_HEADER) + "|")
-  for name, result in found.items():
-    print("| " + " | ".join(row(name, result)) + " |")
+  parser.add_argument("names", nargs="*", default=list(CASES), help="cases to run, all by default")
+  found = {name: compile_case(name) for name in parser.parse_args().names}
+  table = measure.markdown(_HEADER, [row(name, result) for name, result in found.items()])
+  measure.publish("preflight", found, table)
 
 
-def measure(name: str, out: pathlib.Path) -> dict:
-  path = out / (name.replace(", ", "-").replace(" ", "-") + ".json")
+def compile_case(name: str) -> dict:
+  path = measure.OUT / "preflight" / (name.replace(", ", "-").replace(" ", "-") + ".json")
   if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "maxtext_sparse", "preflight", *CASES[name], *_COMMON]
-    root = pathlib.Path(__file__).parents[2]
-    path.write_text(subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    told = subprocess.run(command, cwd=measure.ROOT, stdout=subprocess.PIPE, text=True)
+    # Status 1 with a result: it does not fit, which the table says.
+    if not told.stdout:
+      sys.exit(f"{name}: preflight ended with status {told.returncode}")
+    path.write_text(told.stdout)
   return json.loads(path.read_text())
 
 
 def row(name: str, result: dict) -> list[str]:
+  if not result["fits"]:
+    return [name, *["-"] * 6, "does not fit"]
   dense, sparse = result["dense"], result["sparse"]
   per_byte = lambda extra: f"{result[extra] / dense['bytes_accessed']:+.2%}"
   change = lambda key: "equal" if sparse[key] == dense[key] else f"{sparse[key] / dense[key] - 1:+.3%}"

@@ -1,0 +1,33 @@
+"""Fixtures: one nursery for the whole session, real text, and the undisturbed run that all others must equal."""
+
+import pytest
+
+from tests.faults.harness import LONG, Nursery, SAVING
+from tests.maxtext.conftest import text_data
+
+__all__ = ["text_data"]
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory):
+  nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+  yield nursery
+  nursery.close()
+
+
+@pytest.fixture(scope="session")
+def out(tmp_path_factory):
+  """Output folder shared by the session's runs; each run has a name of its own."""
+  return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def settings(text_data):
+  """A run of 60 steps on text, 80 % sparse in 15 events, saved every 4 steps."""
+  return text_data | SAVING | LONG
+
+
+@pytest.fixture(scope="session")
+def whole(nursery, out, settings):
+  """The undisturbed run."""
+  return nursery.train(out, "whole", **settings)
