@@ -6,7 +6,7 @@ The answer lies in a bracket [low, last]. A pass counts, in one read of the weig
   four around the key that the counts at both ends predict, 1/512 and 1/32 of the bracket apart, so that it shrinks by
   up to 170 where keys are spread evenly, which within an octave of magnitudes they nearly are.
 
-17 passes are the worst case for 32 bits, seven to nine the rule for weights as they are trained.
+17 passes are the worst case for 32 bits, seven to ten the rule for weights as they are trained.
 """
 
 from collections.abc import Callable, Sequence

@@ -24,8 +24,8 @@ _PROGRAMS: dict[str, tuple[str, ...]] = {
   "between_events": ("sparsity=0.0", "pruning_method=hold", *_OFF),
   "sparse": (),
 }
-# Reads of the prunable weights that an event takes: one that counts zeros, and the search's passes, 7 to 9 as measured
-# by tests/benchmarks/bench_search.py. The program's text holds three: zeros, magnitudes, ties.
+# Reads of the prunable weights that an event takes: one that counts zeros, and the search's passes, up to 9 down to a
+# density of 0.2 (tests/core/test_search.py). The program's text holds three: zeros, magnitudes, ties.
 READS_PER_EVENT = 10
 _READS_IN_TEXT = 3
 
