@@ -1,7 +1,5 @@
 """The `maxtext-sparse` command. One module per group of commands; each imports what it needs when it runs."""
 
-import json
-import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +8,7 @@ from maxtext_sparse import __version__
 from maxtext_sparse.cli import laws, plan
 from maxtext_sparse.cli.doctor import doctor
 from maxtext_sparse.cli.launch import launch_app, register_submit
+from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.cli.patch import patch_app
 from maxtext_sparse.cli.preflight import preflight
 from maxtext_sparse.cli.sweep import sweep_app
@@ -77,7 +76,7 @@ def demo(
   with one_line_errors():
     result = run_demo(out, steps=steps, sparsity=sparsity, as_json=as_json)
   if as_json:
-    json.dump(result, sys.stdout)
+    print_json(result)
 
 
 app.command()(doctor)

@@ -1,10 +1,10 @@
 """`maxtext-sparse doctor`: whether the plugin fits this environment, hook by hook."""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
+from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.errors import one_line_errors
 
 
@@ -19,7 +19,7 @@ def doctor(
 
   with one_line_errors():
     report = diagnose()
-  print(json.dumps(report)) if as_json else _print(report)
+  print_json(report) if as_json else _print(report)
   raise typer.Exit(0 if report["works"] else 1)
 
 

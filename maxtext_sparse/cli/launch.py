@@ -1,11 +1,11 @@
 """`maxtext-sparse launch xpk`, `launch command` and `sweep submit`: runs as workloads of a TPU cluster."""
 
-import json
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.errors import one_line_errors
 
 _FLAGS = "xpk_flags"
@@ -91,7 +91,7 @@ def xpk(
       program.create(made)
   result = {"workload": made.name, "run_name": made.run_name, "command": made.command, "submitted": not dry_run}
   if as_json:
-    _print_json(result | ({"manifest": _parsed(manifest)} if dry_run else {}))
+    print_json(result | ({"manifest": _parsed(manifest)} if dry_run else {}))
   elif dry_run:
     print(manifest.rstrip())
   else:
@@ -158,7 +158,7 @@ def submit(
       steps = submit_sweep(directory, settings, program, only, resubmit or ())
     entries = [_print_entry(entry, as_json) for entry in steps]
   if as_json:
-    _print_json({"runs": [entry.as_json() for entry in entries]})
+    print_json({"runs": [entry.as_json() for entry in entries]})
 
 
 def register_submit(app: typer.Typer) -> None:
@@ -194,7 +194,3 @@ def _parsed(manifest: str) -> Any:
   import yaml
 
   return yaml.safe_load(manifest)
-
-
-def _print_json(content: Any) -> None:
-  print(json.dumps(content))

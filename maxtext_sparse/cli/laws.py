@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 import dataclasses
 import itertools
-import json
 import math
-import sys
 from typing import Annotated, Any
 
 import typer
 
+from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.errors import ConfigError, one_line_errors
 
 _Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="Table of finished runs.")]
@@ -59,7 +58,7 @@ def fit(
       reports = [_report(runs, name, starts, num_resamples, held_out or law == "all", seed) for name in names]
   if as_json:
     objects = [report.to_json() for report in reports]
-    _print_json({"laws": objects} if law == "all" else objects[0])
+    print_json({"laws": objects} if law == "all" else objects[0])
   else:
     print("\n\n".join(report.to_text() for report in reports) if law != "all" else comparison(reports))
 
@@ -92,7 +91,7 @@ def predict(
     fitted, resamples = _fit_with_resamples(runs, law, starts, bootstrap, seed)
     rows = predictions(fitted, resamples, points)
   if as_json:
-    _print_json({"law": law, "predictions": rows})
+    print_json({"law": law, "predictions": rows})
   else:
     _print_predictions(rows)
 
@@ -128,7 +127,7 @@ def recommend(
       budget = dataclasses.replace(budget, max_sparsity=float(fitted.runs["sparsity"].max()))
     result = best_runs(fitted, resamples, budget)
   if as_json:
-    _print_json(result)
+    print_json(result)
   else:
     _print_recommendation(result)
 
@@ -154,7 +153,7 @@ def plot(
 
     result = draw(figure, inputs, out, law)
   if as_json:
-    _print_json(result)
+    print_json(result)
   else:
     print("\n".join([*result["files"], *(f"{name}: {value}" for name, value in result["numbers"].items())]))
 
@@ -178,7 +177,7 @@ def convert(
     except OSError as error:
       raise ConfigError(f"--out={out}: cannot write ({error.strerror or error})") from error
   if as_json:
-    _print_json({"out": out, "n": len(table)})
+    print_json({"out": out, "n": len(table)})
   else:
     print(f"{out}: {len(table)} runs")
 
@@ -241,11 +240,6 @@ def _points(
   schedule = parse_schedule(keys)
   described = [point_of_config(path, count, devices, schedule) for path, count in itertools.product(configs, counts)]
   return described + [point(*values, schedule) for values in itertools.product(sizes, sparsities, tokens)]
-
-
-def _print_json(content: dict[str, Any]) -> None:
-  json.dump(content, sys.stdout)
-  print()
 
 
 def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:

@@ -1,11 +1,11 @@
 """`maxtext-sparse patch apply | revert | check PATH`."""
 
 import dataclasses
-import json
 from typing import Annotated
 
 import typer
 
+from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.errors import one_line_errors
 
 patch_app = typer.Typer(
@@ -47,7 +47,7 @@ def check(path: _Path, as_json: _Json = False) -> None:
     tree = Tree(path)
   status = tree.status
   if as_json:
-    print(json.dumps({"path": str(tree.root)} | dataclasses.asdict(status)))
+    print_json({"path": str(tree.root)} | dataclasses.asdict(status))
   else:
     detail = f", changed: {', '.join(status.modified)}" if status.modified else ""
     print(f"{tree.root}: MaxText {status.release}, {status.state}{detail}")
@@ -65,6 +65,6 @@ def _change(path: str, verb: str, dry_run: bool, as_json: bool) -> None:
       return
     changed = getattr(tree, verb)()
   if as_json:
-    print(json.dumps({"path": str(tree.root), "release": tree.status.release, "changed": changed}))
+    print_json({"path": str(tree.root), "release": tree.status.release, "changed": changed})
   else:
     print(f"{tree.root}: MaxText {tree.status.release}, {verb}: {len(changed)} files changed")

@@ -1,13 +1,10 @@
 """`maxtext-sparse plan` and `maxtext-sparse params`: what a run would do and cost, before it is paid for."""
 
-from collections.abc import Mapping
-import json
-import os
-import sys
 from typing import Annotated, Any
 
 import typer
 
+from maxtext_sparse.cli.output import avoid_accelerators, console, print_json
 from maxtext_sparse.launcher import one_line_errors
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -68,7 +65,7 @@ def plan(
 
   Example: maxtext-sparse plan --twin configs/models/162m.yml
   """
-  _avoid_accelerators()
+  avoid_accelerators()
   from maxtext_sparse.plan.request import Budget
 
   keys = {
@@ -98,16 +95,16 @@ def params(arguments: _Arguments = None, as_json: _Json = False) -> None:
   Example: maxtext-sparse params model_name=deepseek3-671b prune_exclude=self_attention --json
   """
   with one_line_errors():
-    _avoid_accelerators()
+    avoid_accelerators()
     from maxtext_sparse.plan.models import load_model
 
     model = load_model(arguments or [])
     if as_json:
-      _print_json(model.as_json())
+      print_json(model.as_json())
       return
     from maxtext_sparse.plan.text import print_model
 
-    print_model(model, _console())
+    print_model(model, console())
 
 
 def _print_plan(arguments: list[str], budget: Any, plot: str | None, as_json: bool) -> None:
@@ -119,11 +116,11 @@ def _print_plan(arguments: list[str], budget: Any, plot: str | None, as_json: bo
 
     save_figure(planned.report, plot)
   if as_json:
-    _print_json(planned.as_json())
+    print_json(planned.as_json())
     return
   from maxtext_sparse.plan.text import print_report
 
-  print_report(planned.report, _console(), planned.notes)
+  print_report(planned.report, console(), planned.notes)
 
 
 def _print_twins(arguments: list[str], budget: Any, plot: str | None, as_json: bool) -> None:
@@ -134,25 +131,8 @@ def _print_twins(arguments: list[str], budget: Any, plot: str | None, as_json: b
     raise ConfigError(f"--plot={plot}: shows one run, leave out --twin")
   found = plan_twins(arguments, budget)
   if as_json:
-    _print_json(found.as_json())
+    print_json(found.as_json())
     return
   from maxtext_sparse.plan.text import print_twins
 
-  print_twins(found.twins, found.num_prunable, _console())
-
-
-def _avoid_accelerators() -> None:
-  """Before jax is imported: shapes need no TPU, which may be busy or missing."""
-  os.environ["JAX_PLATFORMS"] = "cpu"
-
-
-def _console() -> Any:
-  from rich.console import Console
-
-  # Into a pipe or a file the tables keep their full width.
-  return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
-  json.dump(content, sys.stdout)
-  print()
+  print_twins(found.twins, found.num_prunable, console())

@@ -1,11 +1,11 @@
 """`maxtext-sparse preflight`: what sparsity costs on a TPU pod, from the pod's compiler, before the pod is paid for."""
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
+from maxtext_sparse.cli.output import console, print_json
 from maxtext_sparse.errors import one_line_errors
 
 
@@ -30,8 +30,6 @@ def preflight(
 
   Example: maxtext-sparse preflight configs/models/1b.yml --topology v5p-128 sparsity=0.8
   """
-  from rich.console import Console
-
   from maxtext_sparse.preflight.compare import compare
   from maxtext_sparse.preflight.report import as_json as to_json
   from maxtext_sparse.preflight.report import print_comparison
@@ -39,9 +37,8 @@ def preflight(
   with one_line_errors():
     comparison = compare(arguments or [], topology, slices, jobs, lambda line: print(line, file=sys.stderr, flush=True))
   if as_json:
-    json.dump(to_json(comparison), sys.stdout)
-    print()
+    print_json(to_json(comparison))
   else:
-    print_comparison(comparison, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+    print_comparison(comparison, console())
   if not comparison.fits:
     raise typer.Exit(1)

@@ -1,12 +1,12 @@
 """`maxtext-sparse sweep`: a study of many runs, from a sweep file to the table that `fit` reads."""
 
 import dataclasses
-import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from maxtext_sparse.cli.output import avoid_accelerators, console, print_json
 from maxtext_sparse.errors import one_line_errors
 
 sweep_app = typer.Typer(
@@ -33,7 +33,7 @@ def make(
 
   Example: maxtext-sparse sweep make configs/sweeps/schedules.yml --out schedules
   """
-  _avoid_accelerators()
+  avoid_accelerators()
   with one_line_errors():
     from maxtext_sparse.sweeps.make import make as make_sweep
 
@@ -41,11 +41,11 @@ def make(
     if as_json:
       counts = {name: getattr(made, name) for name in ("name", "num_runs", "num_trunks", "steps", "steps_alone")}
       runs = [dataclasses.asdict(run) for run in made.runs]
-      _print_json({"out": out} | counts | {"saved_fraction": round(made.saved, 6), "runs": runs})
+      print_json({"out": out} | counts | {"saved_fraction": round(made.saved, 6), "runs": runs})
       return
     from maxtext_sparse.sweeps.text import print_made
 
-    print_made(made, _console())
+    print_made(made, console(width=140))
 
 
 @sweep_app.command()
@@ -73,7 +73,7 @@ def run(
       print(f"\ninterrupted; the same command goes on from the last checkpoints in {directory}", file=sys.stderr)
       raise SystemExit(_INTERRUPTED_STATUS) from None
   if as_json:
-    _print_json({name: dataclasses.asdict(progress) for name, progress in states.items()})
+    print_json({name: dataclasses.asdict(progress) for name, progress in states.items()})
   if any(progress.state != "done" for progress in states.values()):
     raise SystemExit(1)
 
@@ -96,11 +96,11 @@ def status(directory: _Folder, as_json: _Json = False) -> None:
     rows = [(run, progress(manifest, run, notes, at_work)) for run in manifest.runs]
     if as_json:
       entries = [{"run": run.name, "kind": run.kind, "steps": run.steps} | dataclasses.asdict(p) for run, p in rows]
-      _print_json({"name": manifest.name, "runs": entries})
+      print_json({"name": manifest.name, "runs": entries})
       return
     from maxtext_sparse.sweeps.text import print_states
 
-    print_states(rows, _console())
+    print_states(rows, console(width=140))
 
 
 @sweep_app.command()
@@ -127,26 +127,7 @@ def collect(
     path = out or os.path.join(directory, "RUNS.csv")
     write_table(path, rows)
   if as_json:
-    _print_json({"out": path, "runs": rows})
+    print_json({"out": path, "runs": rows})
     return
   print(table_text(rows), end="")
   print(f"table: {path}", file=sys.stderr)
-
-
-def _avoid_accelerators() -> None:
-  """Before jax is imported: shapes need no TPU, which may be busy or missing."""
-  import os
-
-  os.environ["JAX_PLATFORMS"] = "cpu"
-
-
-def _console() -> Any:
-  from rich.console import Console
-
-  # Into a pipe or a file the tables keep their full width.
-  return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-
-
-def _print_json(content: Any) -> None:
-  json.dump(content, sys.stdout)
-  print()
