@@ -16,6 +16,8 @@ _NUM_KNEES = 200
 _POINTS_PER_RUN = 200
 # The fit begins where the loss has come this far down from its first value: before, the learning rate warms up.
 _WARMED_UP = 0.95
+# More would not fit into a legend.
+_MAX_NAMED_RUNS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +95,11 @@ def _after_warmup(points: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np
 
 
 def _draw_loss(axis, curves: Sequence[Curve], points, fit: TwoSlopes) -> None:
-  for index, (curve, (flops, loss)) in enumerate(zip(curves, points)):
+  groups = _groups(curves)
+  for curve, (flops, loss) in zip(curves, points):
+    label, index = groups[curve.name]
     look = style.series(index) | {"markersize": 3, "markevery": 12, "linewidth": 1.2}
-    axis.plot(flops, loss, label=f"{curve.name} ({style.percent(round(curve.sparsity, 6))})", **look)
+    axis.plot(flops, loss, label=label if label not in axis.get_legend_handles_labels()[1] else None, **look)
   grid = np.geomspace(min(_after_warmup(p)[0][0] for p in points), max(p[0][-1] for p in points), 200)
   label = rf"fit, $\alpha$ = {fit.alpha_early:.3f} then {fit.alpha_late:.3f}"
   axis.plot(grid, fit.loss(grid), color="black", linewidth=2, linestyle=(0, (4, 2)), label=label)
@@ -108,6 +112,15 @@ def _draw_loss(axis, curves: Sequence[Curve], points, fit: TwoSlopes) -> None:
   axis.legend()
 
 
+def _groups(curves: Sequence[Curve]) -> dict[str, tuple[str, int]]:
+  """Run name -> label and look: each run's own, or where they are too many for a legend those of its sparsity."""
+  sparsity = {curve.name: round(curve.sparsity, 6) for curve in curves}
+  if len(curves) <= _MAX_NAMED_RUNS:
+    return {name: (f"{name} ({style.percent(value)})", index) for index, (name, value) in enumerate(sparsity.items())}
+  order = sorted(set(sparsity.values()))
+  return {name: (f"{style.percent(value)} sparse", order.index(value)) for name, value in sparsity.items()}
+
+
 def _draw_coefficient(axis, curve: Curve, fit: TwoSlopes) -> dict[str, float]:
   """Draws both coefficients and returns by what factor each changes over the second half of training."""
   ratios = {}
@@ -118,7 +131,8 @@ def _draw_coefficient(axis, curve: Curve, fit: TwoSlopes) -> dict[str, float]:
     axis.plot(iterations, coefficient, label=rf"$\alpha$ = {alpha:.3f}", **look)
     ratios[f"coefficient_change_second_half_{name}"] = float(coefficient[-1] / coefficient[len(coefficient) // 2])
   axis.set(
-    xlabel=f"pruning iterations k ({curve.period} steps each), {curve.name}",
+    title=curve.name,
+    xlabel=f"pruning iterations k ({curve.period} steps each)",
     ylabel=r"$C_{0:k-1}^{-\alpha-1}$ ($C$ in units of the first iteration's)",
     ylim=(0, None),
   )
