@@ -2,7 +2,7 @@
 
   read       the largest magnitude of all weights: one pass over them, which no search can beat
   search     ours
-  sort       the weights concatenated and sorted, and one element of them
+  sort       the weights concatenated and sorted, and one element of it taken
   argsort    the same with indices, as a mask by rank needs them
   partition  numpy's selection on the host, copies not counted
 
@@ -24,8 +24,14 @@ from maxtext_sparse.threshold import find_cut
 
 SIZES = (1e6, 4e6, 10e6, 42e6, 100e6, 200e6)
 SPARSITY = 0.8
-# A sort of 200M weights takes a minute; medians of few rounds are enough for what is tens of times slower.
-ROUNDS = {"read": 15, "search": 15, "sort": 3, "argsort": 3, "partition": 3}
+# Medians of few rounds are enough for what is tens of times slower; a sort of 200M weights takes more than a minute.
+FAST_ROUNDS, SLOW_ROUNDS, HUGE_ROUNDS = 15, 3, 1
+HUGE = 50e6
+
+
+def num_rounds(size: float) -> dict[str, int]:
+  slow = HUGE_ROUNDS if size > HUGE else SLOW_ROUNDS
+  return {"read": FAST_ROUNDS, "search": FAST_ROUNDS, "sort": slow, "argsort": slow, "partition": slow}
 
 
 def draw_weights(size: float, dtype=jnp.float32) -> list[jax.Array]:
@@ -43,10 +49,11 @@ def contenders(weights: list[jax.Array], sparsity: float = SPARSITY):
   num_keep = round(size * (1 - sparsity))
   flat = lambda weights: jnp.concatenate([jnp.abs(w).ravel() for w in weights])
   host = np.asarray(flat(weights))
-  read = jax.jit(lambda weights: jnp.stack([jnp.max(jnp.abs(w)) for w in weights]))
-  search = jax.jit(lambda weights: find_cut(weights, split_count(num_keep)).threshold)
-  sort = jax.jit(lambda weights: jnp.sort(flat(weights))[size - num_keep])
-  argsort = jax.jit(lambda weights: jnp.argsort(flat(weights))[size - num_keep])
+  compiled = lambda function: jax.jit(function).lower(weights).compile()
+  read = compiled(lambda weights: jnp.stack([jnp.max(jnp.abs(w)) for w in weights]))
+  search = compiled(lambda weights: find_cut(weights, split_count(num_keep)).threshold)
+  sort = compiled(lambda weights: jnp.sort(flat(weights))[size - num_keep])
+  argsort = compiled(lambda weights: jnp.argsort(flat(weights))[size - num_keep])
   return {
     "read": lambda: read(weights),
     "search": lambda: search(weights),
@@ -64,20 +71,14 @@ def main() -> None:
   for size in sizes:
     weights = draw_weights(size)
     functions = contenders(weights)
-    thresholds = {float(functions[name]()) for name in ("search", "sort", "partition")}
-    seconds = measure.medians(measure.interleaved(functions, ROUNDS))
+    seconds = measure.medians(measure.interleaved(functions, num_rounds(size)))
     count = sum(w.size for w in weights)
-    results.append({"weights": count, "seconds": seconds, "relative_spread": _spread(thresholds)})
+    results.append({"weights": count, "seconds": seconds})
     search = seconds["search"]
     times = [f"{seconds[name] * 1e3:,.1f}" for name in functions]
     rows.append([f"{count / 1e6:.0f}M", *times, f"{search / seconds['read']:.1f}", f"{seconds['sort'] / search:.0f}"])
   header = ["weights", *(f"{name}, ms" for name in functions), "search / read", "sort / search"]
   measure.publish("search", results, measure.markdown(header, rows))
-
-
-def _spread(thresholds: set[float]) -> float:
-  """Between the thresholds of all three; the search's may lie anywhere between two neighbouring weights."""
-  return (max(thresholds) - min(thresholds)) / max(thresholds)
 
 
 if __name__ == "__main__":
