@@ -1,6 +1,10 @@
 """Every test runs on eight fake CPU devices, and property tests draw the same examples each time."""
 
 import os
+import signal
+
+# A job in the background begins with Ctrl-C ignored, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Both are read when jax starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
