@@ -3,9 +3,6 @@
 import os
 import signal
 
-# A job in the background begins with Ctrl-C ignored, and so would the processes that tests interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Both are read when jax starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -13,6 +10,9 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import hypothesis
 import jax
 import pytest
+
+# A job in the background begins with Ctrl-C ignored, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, print_blob=False)
 hypothesis.settings.load_profile("tests")
