@@ -22,7 +22,7 @@ HUBER_DELTA = 1e-3
 NUM_STARTS = 100
 
 # Lanes that run together; one size for every use, so that a law compiles once for a table.
-_LANES = 128
+_LANES = NUM_STARTS
 _NUM_GOOD_STARTS = 16
 # Starts within this of the best objective, relatively and absolutely, have found the optimum.
 _SAME_OPTIMUM = 1e-9
