@@ -12,6 +12,8 @@ import statistics
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# scipy at its best: on arrays this small a second BLAS thread only spins, on a busy machine ten times as long.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 import jax
 import measure
