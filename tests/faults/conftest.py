@@ -3,9 +3,9 @@
 import pytest
 
 from tests.faults.harness import LONG, Nursery, SAVING
-from tests.maxtext.conftest import text_data
+from tests.maxtext.conftest import out, text_data
 
-__all__ = ["text_data"]
+__all__ = ["out", "text_data"]
 
 
 @pytest.fixture(scope="session")
@@ -13,12 +13,6 @@ def nursery(tmp_path_factory):
   nursery = Nursery(tmp_path_factory.mktemp("nursery"))
   yield nursery
   nursery.close()
-
-
-@pytest.fixture(scope="session")
-def out(tmp_path_factory):
-  """Output folder shared by the session's runs; each run has a name of its own."""
-  return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="session")
