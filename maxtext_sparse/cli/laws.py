@@ -32,7 +32,7 @@ def fit(
   runs: _Runs,
   law: Annotated[str, typer.Option(help="average, chinchilla (dense N), chinchilla-final, frantar or all.")] = "average",
   starts: _Starts = "100",
-  bootstrap: _Bootstrap = 200,
+  bootstrap: Annotated[int | None, typer.Option(help="Resamples of the runs, 200 unless given; 0 for none.")] = None,
   held_out: Annotated[bool, typer.Option("--held-out", help="Also the error on each sparsity left out.")] = False,
   at: Annotated[str | None, typer.Option(help="Fit nothing, evaluate these: A=406.4,B=410.7,...")] = None,
   seed: _Seed = 0,
@@ -51,8 +51,10 @@ def fit(
 
     names = list(LAWS) if law == "all" else [law]
     # The table of all laws has no room for standard errors.
-    num_resamples = bootstrap if as_json or law != "all" else 0
+    num_resamples = (200 if bootstrap is None else bootstrap) if as_json or law != "all" else 0
     if at is not None:
+      if bootstrap or held_out:
+        raise ConfigError(f"--at={at}: fits nothing, must go without --bootstrap and --held-out")
       reports = [_report_at(runs, law, at)]
     else:
       reports = [_report(runs, name, starts, num_resamples, held_out or law == "all", seed) for name in names]

@@ -5,12 +5,9 @@ drawn from the grid; the best of them is the fit. The sum, not the mean, and tol
 stop far from the optimum.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
-import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -21,8 +18,8 @@ from maxtext_sparse.laws.forms import Law
 HUBER_DELTA = 1e-3
 NUM_STARTS = 100
 
-# Lanes that run together; one size for every use, so that a law compiles once for a table.
-_LANES = NUM_STARTS
+# Starts that run together: their terms stay in the cache.
+_LANES = 128
 _NUM_GOOD_STARTS = 16
 # Starts within this of the best objective, relatively and absolutely, have found the optimum.
 _SAME_OPTIMUM = 1e-9
@@ -79,21 +76,49 @@ class Fit:
     return {f"{sparsity:g}": float(error) for sparsity, error in means.items()}
 
 
-def huber(residual: jax.Array, delta: float = HUBER_DELTA) -> jax.Array:
+def huber(residual: np.ndarray, delta: float = HUBER_DELTA) -> np.ndarray:
   """r^2 / 2 up to |r| = delta, delta (|r| - delta / 2) beyond."""
-  size = jnp.abs(residual)
-  return jnp.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
+  clipped = np.clip(residual, -delta, delta)
+  return clipped * (residual - 0.5 * clipped)
 
 
-@functools.cache
-def objective_of(terms: Callable[..., jax.Array]) -> lbfgs.Objective:
-  """The fitted objective of a law's terms: (theta [p], weights [n], features [3, n], ln L [n]) -> scalar."""
+class Objective:
+  """What is minimised, with its gradient, for many theta at once.
 
-  def objective(theta, weights, features, log_loss):
-    predicted = jax.nn.logsumexp(terms(theta, *features), axis=0)
-    return jnp.sum(weights * huber(predicted - log_loss))
+  With z_k = offset_k + slope_k theta the logs of the law's terms and r = logsumexp_k z_k - ln L:
+    f = sum_n w huber(r)
+    df / dtheta = sum_n w clip(r, -delta, delta) sum_k softmax_k(z) slope_k
 
-  return objective
+  Args:
+    law: what is fitted.
+    runs: table of n rows.
+    num_lanes: rows of theta at most.
+    weights: [num_lanes, n], how often each run counts in each lane; None for once.
+  """
+
+  def __init__(self, law: Law, runs: pd.DataFrame, num_lanes: int, weights: np.ndarray | None = None):
+    self._offsets, slopes = law.linear_terms(law.features(runs))
+    self._slopes = slopes.reshape(-1, slopes.shape[-1])
+    self._log_loss = np.log(runs["loss"].to_numpy())
+    self._weights = weights
+    # Kept from call to call: memory fresh from the system costs as much as the arithmetic.
+    self._terms = np.empty((num_lanes, *self._offsets.shape))
+
+  def __call__(self, theta: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Objective [b] and gradient [b, p] at theta [b, p], whose rows belong to `lanes` [b]."""
+    z = self._terms[: len(theta)]
+    flat = z.reshape(len(theta), -1)
+    np.matmul(theta, self._slopes.T, out=flat)
+    z += self._offsets
+    largest = z.max(axis=1)
+    z -= largest[:, None]
+    np.exp(z, out=z)
+    total = z.sum(axis=1)
+    residual = np.log(total) + largest - self._log_loss
+    weights = 1.0 if self._weights is None else self._weights[lanes]
+    loss = weights * huber(residual)
+    z *= (weights * np.clip(residual, -HUBER_DELTA, HUBER_DELTA) / total)[:, None]
+    return loss.sum(axis=1), flat @ self._slopes
 
 
 def fit(law: Law, runs: pd.DataFrame, num_starts: int | None = NUM_STARTS, seed: int = 0) -> Fit:
@@ -110,7 +135,7 @@ def fit(law: Law, runs: pd.DataFrame, num_starts: int | None = NUM_STARTS, seed:
   """
   law.check_identifiable(runs)
   starts = draw_starts(law, num_starts, seed)
-  theta, objective = minimise_from(law, runs, starts, np.ones((1, len(runs))))
+  theta, objective = minimise_from(law, runs, starts)
   if not np.isfinite(objective).any():
     raise ConfigError(f"--law={law.name}: no start reached a finite objective, check the table's units")
   order = np.argsort(objective, kind="stable")
@@ -125,9 +150,7 @@ def evaluate(law: Law, runs: pd.DataFrame, coefficients: Mapping[str, float]) ->
   """A law with given coefficients, published ones for example, on runs; nothing is optimised."""
   theta = law.theta(coefficients)
   residual = law.log_loss(theta, law.features(runs)) - np.log(runs["loss"].to_numpy())
-  with jax.enable_x64(True):
-    objective = float(jnp.sum(huber(jnp.asarray(residual))))
-  return Fit(law, theta, objective, runs, theta[None], num_agreeing=0, num_starts=0, undetermined=())
+  return Fit(law, theta, float(huber(residual).sum()), runs, theta[None], num_agreeing=0, num_starts=0, undetermined=())
 
 
 def draw_starts(law: Law, num_starts: int | None, seed: int = 0) -> np.ndarray:
@@ -140,30 +163,26 @@ def draw_starts(law: Law, num_starts: int | None, seed: int = 0) -> np.ndarray:
   return grid[np.random.default_rng(seed).permutation(len(grid))[:num_starts]]
 
 
-def minimise_from(law: Law, runs: pd.DataFrame, starts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def minimise_from(
+  law: Law, runs: pd.DataFrame, starts: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
   """L-BFGS from every start.
 
   Args:
     law: what to fit.
     runs: table of n rows.
     starts: [s, p].
-    weights: [s, n] or [1, n], how often each run counts.
+    weights: [s, n], how often each run counts; None for once.
 
-  Returns: theta [s, p] and objective [s], infinite where it is NaN.
+  Returns: theta [s, p] and objective [s], infinite where no finite one was found.
   """
-  weights = np.broadcast_to(weights, (len(starts), len(runs)))
   results = []
-  # Locally: training must stay in 32 bits, and 1e-9 relative needs 64.
-  with jax.enable_x64(True):
-    features, log_loss = jnp.asarray(law.features(runs)), jnp.log(jnp.asarray(runs["loss"].to_numpy()))
-    for begin in range(0, len(starts), _LANES):
-      lanes = np.minimum(np.arange(begin, begin + _LANES), len(starts) - 1)
-      state = lbfgs.minimise(
-        objective_of(law.terms), jnp.asarray(starts[lanes]), jnp.asarray(weights[lanes]), features, log_loss
-      )
-      results.append((np.asarray(state.x), np.asarray(state.objective)))
-  theta, objective = (np.concatenate(parts)[: len(starts)] for parts in zip(*results))
-  return theta, np.where(np.isfinite(objective), objective, np.inf)
+  for begin in range(0, len(starts), _LANES):
+    lanes = slice(begin, begin + _LANES)
+    objective = Objective(law, runs, len(starts[lanes]), None if weights is None else weights[lanes])
+    results.append(lbfgs.minimise(objective, starts[lanes]))
+  theta, least = zip(*results)
+  return np.concatenate(theta), np.concatenate(least)
 
 
 def _undetermined(law: Law, optima: np.ndarray) -> tuple[str, ...]:

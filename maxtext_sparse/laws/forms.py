@@ -1,7 +1,7 @@
 """The laws: each says how loss depends on a run, as a sum of positive terms, in the log-sum-exp form that is fitted.
 
-With the log of every term linear in the optimised values, log L = logsumexp(terms) (Hoffmann et al. 2022, appendix D.3).
-A new law is one subclass of `Law` and one entry of `LAWS`.
+With the log of every term linear in the optimised values, log L = logsumexp(terms) (Hoffmann et al. 2022, appendix D.3),
+and the gradient follows without further work. A new law is one subclass of `Law` and one entry of `LAWS`.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,6 @@ import itertools
 import math
 from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -65,8 +63,8 @@ class Law:
     raise NotImplementedError
 
   @staticmethod
-  def terms(theta: jax.Array, log_n: jax.Array, log_d: jax.Array, log_density: jax.Array) -> jax.Array:
-    """Logs of the law's terms.
+  def terms(theta: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_density: np.ndarray) -> np.ndarray:
+    """Logs of the law's terms, each linear in theta.
 
     Args:
       theta: optimised values [p].
@@ -83,6 +81,20 @@ class Law:
     """[3, n]: ln N, ln D, ln(1 - S)."""
     columns = [np.asarray(runs[name], dtype=np.float64) for name in (self.size, "tokens", "sparsity")]
     return np.stack([np.log(columns[0]), np.log(columns[1]), np.log1p(-columns[2])])
+
+  def linear_terms(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets [k, n] and slopes [k, n, p] such that terms = offsets + slopes theta, for features [3, n].
+
+    Raises:
+      ConfigError: the law's terms are not linear in theta.
+    """
+    units = np.eye(len(self.parameters))
+    offsets = self.terms(np.zeros(len(units)), *features)
+    slopes = np.stack([self.terms(unit, *features) - offsets for unit in units], axis=-1)
+    probe = np.sqrt(2.0 + np.arange(len(units)))
+    if not np.allclose(self.terms(probe, *features), offsets + slopes @ probe):
+      raise ConfigError(f"--law={self.name}: the logs of its terms must be linear in the optimised values")
+    return offsets, slopes
 
   def coefficients(self, theta: np.ndarray) -> dict[str, float]:
     """Optimised values [p] -> the equation's coefficients."""
@@ -109,10 +121,8 @@ class Law:
     Returns:
       [..., n].
     """
-    with jax.enable_x64(True):
-      one = lambda t: jax.nn.logsumexp(self.terms(t, *jnp.asarray(features)), axis=0)
-      batch = jnp.asarray(np.reshape(theta, (-1, theta.shape[-1])))
-      return np.asarray(jax.vmap(one)(batch)).reshape(*theta.shape[:-1], -1)
+    offsets, slopes = self.linear_terms(features)
+    return np.logaddexp.reduce(np.einsum("knp,...p->...kn", slopes, theta) + offsets, axis=-2)
 
   def predict(self, theta: np.ndarray, runs: pd.DataFrame | Mapping[str, np.ndarray]) -> np.ndarray:
     """Predicted loss [..., n] of runs for optimised values [..., p]."""
@@ -162,7 +172,7 @@ class Chinchilla(Law):
   def terms(theta, log_n, log_d, log_density):
     del log_density
     a, b, e, alpha, beta = theta
-    return jnp.stack([a - alpha * log_n, b - beta * log_d, jnp.full_like(log_n, e)])
+    return np.stack([a - alpha * log_n, b - beta * log_d, np.full_like(log_n, e)])
 
 
 class Frantar(Law):
@@ -186,7 +196,7 @@ class Frantar(Law):
   def terms(theta, log_n, log_d, log_density):
     log_a_s, b_s, log_c_s, b_n, d, b_d, c = theta
     data = d - b_d * log_d
-    return jnp.stack([log_a_s + b_s * log_density - b_n * log_n, log_c_s - b_n * log_n, data, jnp.full_like(data, c)])
+    return np.stack([log_a_s + b_s * log_density - b_n * log_n, log_c_s - b_n * log_n, data, np.full_like(data, c)])
 
   def coefficients(self, theta):
     """The optimised value of a_D is b_D ln a_D, in which the term's log is linear."""

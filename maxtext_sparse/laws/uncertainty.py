@@ -107,7 +107,7 @@ def leave_one_sparsity_out(fit: Fit) -> dict[str, float | None]:
       errors[f"{level:g}"] = None
       continue
     starts = np.concatenate([fit.theta[None], fit.good_starts])
-    theta, objective = minimise_from(fit.law, fit.runs, starts, (~is_held).astype(np.float64)[None])
+    theta, objective = minimise_from(fit.law, fit.runs[~is_held], starts)
     held = fit.runs[is_held]
     predicted = fit.law.predict(theta[np.argmin(objective)], held)
     errors[f"{level:g}"] = float(np.abs(predicted - held["loss"].to_numpy()).mean())
