@@ -23,6 +23,13 @@ class RunError(RuntimeError):
   exit_status = 1
 
 
+class StoppedError(RunError):
+  """A run was stopped from outside, preempted for example, and goes on when it is started again."""
+
+  # xpk and MaxText's own launchers restart a workload that ends so.
+  exit_status = 42
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
   """Prints the package's own errors as one line and exits with their status; others pass through."""

@@ -7,7 +7,10 @@ import importlib.util
 import os
 import tempfile
 
+import yaml
+
 from maxtext_sparse import hooks
+from maxtext_sparse.config_files import merge_configs, STOCK_FOLDER
 from maxtext_sparse.errors import ConfigError, one_line_errors
 
 
@@ -45,29 +48,8 @@ def merged_configs(arguments: Sequence[str]) -> Iterator[list[str]]:
   with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as directory:
     path = os.path.join(directory, "merged.yml")
     with open(path, "w", encoding="utf-8") as file:
-      file.write(merge_configs(configs))
+      yaml.safe_dump(merge_configs(configs), file, sort_keys=False)
     yield [path, *others]
-
-
-def merge_configs(paths: Sequence[str]) -> str:
-  """YAML of several config files, later ones winning; they share the one `base_config` that any of them names.
-
-  Raises:
-    ConfigError: a file is missing or not a mapping, or two files name different bases.
-  """
-  import yaml
-
-  merged: dict = {}
-  for path in paths:
-    content = yaml.safe_load(_read(path))
-    if not isinstance(content, dict):
-      raise ConfigError(f"{path}: not a MaxText config, must be a YAML mapping")
-    base = _absolute_base(path, content.get("base_config"))
-    if base and merged.get("base_config", base) != base:
-      raise ConfigError(f"base_config={base}: {path} names another base than the files before it, keep one")
-    merged |= content | ({"base_config": base} if base else {})
-  merged.setdefault("base_config", "base.yml")
-  return yaml.safe_dump(merged, sort_keys=False)
 
 
 def _package_folder(name: str) -> str | None:
@@ -88,21 +70,5 @@ def _locate_assets() -> None:
 def _stock_config(path: str) -> str:
   """MaxText's own file where `path`, such as `base.yml` or `src/maxtext/configs/base.yml`, is not one here."""
   folder = _package_folder("configs")
-  stock = os.path.join(folder or "", path.removeprefix("src/maxtext/configs/"))
+  stock = os.path.join(folder or "", path.removeprefix(STOCK_FOLDER))
   return stock if folder and not os.path.isfile(path) and os.path.isfile(stock) else path
-
-
-def _absolute_base(path: str, base: str | None) -> str | None:
-  """Relative bases are looked up beside the file first and in MaxText's own folder else, as MaxText does."""
-  if not base or os.path.isabs(base):
-    return base
-  beside = os.path.join(os.path.dirname(os.path.abspath(path)), base)
-  return beside if os.path.isfile(beside) else base
-
-
-def _read(path: str) -> str:
-  try:
-    with open(path, encoding="utf-8") as file:
-      return file.read()
-  except OSError as error:
-    raise ConfigError(f"{path}: cannot read this config file ({error.strerror})") from error

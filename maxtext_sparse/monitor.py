@@ -6,7 +6,7 @@ import logging
 import jax
 
 from maxtext_sparse.census import Census, PendingCensus, prunable_weights
-from maxtext_sparse.errors import RunError
+from maxtext_sparse.errors import RunError, StoppedError
 from maxtext_sparse.prunable import Parameter
 from maxtext_sparse.record import Plan, RunRecord, thin_matrices
 
@@ -29,6 +29,7 @@ class Monitor:
     self._latest: Census | None = None
     self._threshold: float | None = 0.0
     self._last_step = -1
+    self._stop_reason: str | None = None
 
   def begin(self, start_step: int, census: Census) -> None:
     """Checks the state that the run starts from.
@@ -88,18 +89,23 @@ class Monitor:
       scalars["pruning/effective_flops"] = 6.0 * self._tokens_per_step * active_sum
     return scalars
 
+  def stop(self, reason: str) -> None:
+    """Notes why MaxText ends the run early."""
+    self._stop_reason = reason
+
   def finish(self) -> None:
     """Checks that the run reached its last step, and its target.
 
     Raises:
+      StoppedError: it was stopped from outside.
       RunError: it did not.
     """
     schedule = self.plan.schedule
     if self._last_step < schedule.steps - 1:
-      raise RunError(
-        f"steps={schedule.steps}: training stopped after step {self._last_step}, before the schedule was over; "
-        "give it more data (or num_epoch) and resume"
-      )
+      stopped = f"steps={schedule.steps}: training stopped after step {self._last_step}, before the schedule was over"
+      if self._stop_reason:
+        raise StoppedError(f"{stopped} ({self._stop_reason}); start it again with the same run_name to go on")
+      raise RunError(f"{stopped}; give it more data (or num_epoch) and resume")
     self._settle(self._last_step, None)
     assert self._latest is not None
     if schedule.event_steps:

@@ -2,6 +2,7 @@
 
 from etils import epath
 import jax
+from maxtext.utils.exceptions import StopTraining
 
 from maxtext_sparse import record as records
 from maxtext_sparse.census import PendingCensus, prunable_weights
@@ -38,7 +39,13 @@ def observe_steps(maybe_save_checkpoint):
     run = runs.run_of(config)
     if run is not None and step is not None:
       run.monitor.observe(int(step), weights_of(state))
-    return maybe_save_checkpoint(checkpoint_manager, state, config, data_iterator, step)
+    try:
+      return maybe_save_checkpoint(checkpoint_manager, state, config, data_iterator, step)
+    except StopTraining as error:
+      # Preempted, or the checkpoint failed; the train loop catches this and ends as if all were well.
+      if run is not None:
+        run.monitor.stop(" ".join(str(error).split()).rstrip("."))
+      raise
 
   return observe_and_save
 

@@ -3,33 +3,17 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-import os
 import re
 from typing import Any
 
 import yaml
 
+from maxtext_sparse.config_files import flatten, Loader, merge_configs, STOCK, stock_name
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.launch.quoting import refuse_line_breaks, yaml_quoted
-from maxtext_sparse.launcher import merge_configs
 
 _KEY = re.compile(r"[A-Za-z_][\w.\[\]-]*")
 _PLAIN = re.compile(r"[A-Za-z/][\w./:@+*=~-]*", re.ASCII)
-_STOCK_MARK = "/maxtext/configs/"
-_STOCK_FOLDER = "src/maxtext/configs/"
-
-
-class _Loader(yaml.SafeLoader):
-  """Scalars as MaxText reads them, which uses OmegaConf: 1e-3 is a number, a date is text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-  first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-  for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-  "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +58,14 @@ def read_arguments(words: Sequence[str]) -> Arguments:
   overrides = tuple(word for word in words if "=" in word)
   for override in overrides:
     _check_override(override)
-  stock = [name for config in configs if (name := _stock_name(config))]
-  local = [config for config in configs if not _stock_name(config)]
-  base, keys = _follow(_parse_config(merge_configs(local), local[-1])) if local else ([*stock, "base.yml"][0], {})
+  stock = [name for config in configs if (name := stock_name(config))]
+  local = [config for config in configs if not stock_name(config)]
+  flat = flatten(merge_configs(local)) if local else {"base_config": [*stock, STOCK][0]}
+  base = flat.pop("base_config")
   for other in stock:
     if other != base:
       raise ConfigError(f"{other}: the other configs are based on {base}, keep one base")
-  return Arguments(base, keys, overrides)
+  return Arguments(base, _checked(flat, local[-1]) if local else {}, overrides)
 
 
 def read_config(path: str) -> Arguments:
@@ -91,7 +76,7 @@ def read_config(path: str) -> Arguments:
 def parse(text: str) -> Any:
   """The value of `key=text`."""
   try:
-    return yaml.load(text, Loader=_Loader)
+    return yaml.load(text, Loader=Loader)
   except yaml.YAMLError as error:
     raise ConfigError(f"{text[:60]!r}: not a value that MaxText can read, which is YAML; quote it once more") from error
 
@@ -126,38 +111,9 @@ def _check_override(override: str) -> None:
   parse(text)
 
 
-def _stock_name(config: str) -> str | None:
-  """The name by which the pod finds one of MaxText's own configs; None for a file of the user."""
-  if config in ("base.yml", _STOCK_FOLDER + "base.yml") and not os.path.exists(config):
-    return "base.yml"
-  return config.rpartition(_STOCK_MARK)[2] if _STOCK_MARK in os.path.abspath(config) else None
-
-
-def _follow(keys: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-  """MaxText's own base of `keys`, and the keys with those of the local bases below them."""
-  base = keys.pop("base_config")
-  if not os.path.isabs(base) or _stock_name(base):
-    return _stock_name(base) or base, _as_arguments(keys)
-  return _follow(_merge(_parse_config(merge_configs([base]), base), keys))
-
-
-def _as_arguments(keys: dict[str, Any]) -> dict[str, Any]:
+def _checked(keys: Mapping[str, Any], path: str) -> dict[str, Any]:
   """MaxText takes a file's axis rules as they are, and an argument's too if it is told so."""
-  return keys | ({"override_logical_axis_rules": True} if "logical_axis_rules" in keys else {})
-
-
-def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-  """As OmegaConf: mappings key by key, anything else replaced. `base_config` stays that of `below`."""
-  merged = dict(below)
-  for key, value in above.items():
-    both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-    merged[key] = _merge(merged[key], value) if both else value
-  return merged
-
-
-def _parse_config(text: str, path: str) -> dict[str, Any]:
-  keys = yaml.load(text, Loader=_Loader)
   bad = [key for key in keys if not isinstance(key, str) or not _KEY.fullmatch(key)]
   if bad:
     raise ConfigError(f"{path}: {bad[0]!r} is not a key of MaxText")
-  return keys
+  return {**keys, **({"override_logical_axis_rules": True} if "logical_axis_rules" in keys else {})}

@@ -13,8 +13,8 @@ from maxtext_sparse.launch.workload import Workload
 
 BOOTSTRAP = "bash launch/xpk.sh"
 VARIABLE = "XPK"
-# Beside what xpk restarts on, 42 and 127 to 255. Where one host is preempted, MaxText stops the others too, and a sparse
-# run stopped early ends with 1, as do lost connections. A config that cannot work ends with 2, for good.
+# Beside what xpk restarts on, 127 to 255 and 42, with which a stopped sparse run ends: lost connections end with 1. A
+# config that cannot work ends with 2, for good.
 RESTART_STATUS = 1
 
 _EXISTS = "already exists, do you want to overwrite it?"

@@ -3,11 +3,9 @@
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
-import os
 from typing import Any
 
-import yaml
-
+from maxtext_sparse.config_files import flatten, merge_configs
 from maxtext_sparse.errors import ConfigError
 
 _VOCAB = 32_000
@@ -99,7 +97,7 @@ def shape_of_config(path: str) -> tuple[Shape, Mapping[str, Any]]:
   Raises:
     ConfigError: unreadable, a shape key is missing, or another architecture.
   """
-  keys = _read_chain(path)
+  keys = flatten(merge_configs([path]))
   names = {
     "layers": "base_num_decoder_layers",
     "emb": "base_emb_dim",
@@ -115,15 +113,3 @@ def shape_of_config(path: str) -> tuple[Shape, Mapping[str, Any]]:
     if keys.get(name, plain) != plain:
       raise ConfigError(f"{path}: {name}={keys[name]}: not a LLaMA-2 shape, give --dense-params instead")
   return Shape(**{field: keys[name] for field, name in names.items()}, vocab=keys.get("vocab_size", _VOCAB)), keys
-
-
-def _read_chain(path: str) -> dict[str, Any]:
-  try:
-    with open(path, encoding="utf-8") as file:
-      keys = yaml.safe_load(file)
-  except (OSError, yaml.YAMLError) as error:
-    raise ConfigError(f"{path}: cannot read this config file ({str(error).splitlines()[0]})") from error
-  if not isinstance(keys, dict):
-    raise ConfigError(f"{path}: not a MaxText config, must be a YAML mapping")
-  base = os.path.join(os.path.dirname(os.path.abspath(path)), str(keys.get("base_config", "")))
-  return (_read_chain(base) if os.path.isfile(base) else {}) | keys

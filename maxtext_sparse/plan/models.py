@@ -12,6 +12,7 @@ from typing import Any
 
 from maxtext_sparse import hooks
 from maxtext_sparse.config import ConfigError, keys_of, run_steps, SparsityKeys
+from maxtext_sparse.config_files import near_file
 from maxtext_sparse.launcher import merged_configs
 from maxtext_sparse.prunable import Parameter, select_prunable
 
@@ -166,13 +167,8 @@ def _quiet() -> Iterator[None]:
 def _require_files(arguments: Sequence[str]) -> None:
   """Raises ConfigError for a CONFIG that is not there, with the nearest name that is."""
   for path in arguments:
-    if "=" in path or os.path.isfile(path):
-      continue
-    folder, name = os.path.split(path)
-    present = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    near = difflib.get_close_matches(name, [file for file in present if file.endswith(".yml")], n=1)
-    hint = f", did you mean {os.path.join(folder, near[0])}?" if near else ""
-    raise ConfigError(f"{path}: no such config file{hint}")
+    if "=" not in path and not os.path.isfile(path):
+      raise ConfigError(f"{path}: no such config file{near_file(path)}")
 
 
 def _require_model_file(name: str, arguments: Sequence[str]) -> None:

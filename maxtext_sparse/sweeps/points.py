@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 import dataclasses
 import itertools
+import os
 import re
 from typing import Any
 
 from maxtext_sparse.config import DEFAULTS
+from maxtext_sparse.config_files import flatten, merge_configs
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.sweeps.configs import corpus_keys, read_configs
+from maxtext_sparse.sweeps.configs import corpus_keys
 from maxtext_sparse.sweeps.filters import holds
 from maxtext_sparse.sweeps.spec import Preset, Spec
 
@@ -84,7 +86,7 @@ def _point(spec: Spec, folder: str, chosen: tuple[tuple[str, Any, str, Preset], 
         raise ConfigError(f"axes: {axis}: {repeated[0]} is an axis of its own, keep one")
       else:
         keys |= part
-  read = read_configs(files, folder)
+  read = flatten(merge_configs([os.path.join(folder, file) for file in files]))
   text = corpus_keys() if spec.corpus is not None else {}
   labels = {axis: label for axis, _, label, _ in chosen}
   return Point(labels, {axis: value for axis, value, _, _ in chosen}, read, read | text | keys)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import pydantic
 import yaml
 
+from maxtext_sparse.config_files import near_file
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.sweeps.configs import near_file
 
 # What a value of a key may be; mappings would be presets.
 Scalar = bool | int | float | str

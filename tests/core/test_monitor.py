@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from maxtext_sparse.census import PendingCensus
-from maxtext_sparse.errors import RunError
+from maxtext_sparse.errors import RunError, StoppedError
 from maxtext_sparse.monitor import Monitor
 from maxtext_sparse.prunable import Parameter
 from maxtext_sparse.record import Plan, RunRecord
@@ -112,6 +112,22 @@ def test_a_run_that_stops_early_is_no_success(monitor):
   train(monitor, 0, 7)
   with pytest.raises(RunError, match="stopped after step 7"):
     monitor.finish()
+
+
+def test_a_run_that_was_stopped_says_so_and_ends_with_a_status_that_restarts_it(monitor):
+  monitor.begin(0, census(40))
+  train(monitor, 0, 7)
+  monitor.stop("Job is preempted")
+  with pytest.raises(StoppedError, match=r"after step 7, .* \(Job is preempted\); start it again with the same run_name"):
+    monitor.finish()
+  assert StoppedError.exit_status == 42
+
+
+def test_a_run_stopped_after_its_last_step_is_a_success(monitor):
+  monitor.begin(0, census(40))
+  train(monitor, 0, 11)
+  monitor.stop("Job is preempted")
+  monitor.finish()
 
 
 def test_a_run_that_misses_its_target_is_no_success(monitor):

@@ -57,6 +57,10 @@ class Child:
       os.kill(self.pid, signal.SIGKILL)
       self.wait()
 
+  def terminate(self) -> None:
+    """SIGTERM, as a cluster sends it before it takes a machine away."""
+    os.kill(self.pid, signal.SIGTERM)
+
 
 class Nursery:
   """Starts MaxText runs, each in a process of its own."""

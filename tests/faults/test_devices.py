@@ -5,7 +5,7 @@ import socket
 import numpy as np
 import pytest
 
-from tests.faults.harness import branch, EVENTS, saved_steps, saved_zeros
+from tests.faults.harness import branch, EVENTS, LONG, saved_steps, saved_zeros, SAVING
 from tests.maxtext.harness import assert_same_leaves, NUM_PRUNABLE, Result, SPARSE
 
 pytestmark = pytest.mark.slow
@@ -62,6 +62,25 @@ def test_two_processes_are_one_run(nursery, out):
   assert two.event_files() == one.event_files(), "densities, counts and thresholds"
   assert [learned(row) for row in two.train_rows] == [learned(row) for row in one.train_rows]
   assert_same_leaves(one, two)
+
+
+def test_a_preempted_host_stops_all_with_a_status_that_restarts_them(nursery, out):
+  """SIGTERM to one of two: both save, end with 42, and end as the undisturbed run when they are started again."""
+  settings = LONG | SAVING | {"per_device_batch_size": 4, "ici_fsdp_parallelism": 2}
+  whole = nursery.train(out, "undisturbed", num_devices=2, **settings)
+  children = start_two(nursery, out, "preempted", call="main", **settings)
+  assert children[0].wait_until(lambda: 12 in saved_steps(out, "preempted"))
+  children[1].terminate()
+  for child in children:
+    assert child.wait(timeout=180) == 42, child.log.read_text()[-3000:]
+    assert "training stopped after step" in child.log.read_text()
+    assert "start it again with the same run_name to go on" in child.log.read_text()
+  assert 12 <= saved_steps(out, "preempted")[-1] < 59
+  for child in start_two(nursery, out, "preempted", **settings):
+    assert child.wait(timeout=180) == 0, child.log.read_text()[-3000:]
+  resumed = Result(out, "preempted")
+  assert resumed.event_files() == whole.event_files()
+  assert_same_leaves(whole, resumed)
 
 
 def learned(row):
