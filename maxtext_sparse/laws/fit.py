@@ -41,6 +41,7 @@ class Fit:
     num_agreeing: starts that reached the same objective, of `num_starts`.
     num_starts: starts tried.
     undetermined: coefficients that differ between starts with the same objective.
+    spread: most that these starts differ by in the predicted loss of a fitted run.
   """
 
   law: Law
@@ -50,7 +51,8 @@ class Fit:
   good_starts: np.ndarray
   num_agreeing: int
   num_starts: int
-  undetermined: tuple[str, ...]
+  undetermined: tuple[str, ...] = ()
+  spread: float = 0.0
 
   @property
   def coefficients(self) -> dict[str, float]:
@@ -141,16 +143,18 @@ def fit(law: Law, runs: pd.DataFrame, num_starts: int | None = NUM_STARTS, seed:
   order = np.argsort(objective, kind="stable")
   best = objective[order[0]]
   is_best = objective <= best * (1 + _SAME_OPTIMUM) + _ZERO
-  undetermined = _undetermined(law, theta[is_best])
-  good_starts = starts[order[:_NUM_GOOD_STARTS]]
-  return Fit(law, theta[order[0]], float(best), runs, good_starts, int(is_best.sum()), len(starts), undetermined)
+  optima, good_starts = theta[is_best], starts[order[:_NUM_GOOD_STARTS]]
+  spread = float(np.ptp(law.predict(optima, runs), axis=0).max())
+  return Fit(
+    law, theta[order[0]], float(best), runs, good_starts, len(optima), len(starts), _undetermined(law, optima), spread
+  )
 
 
 def evaluate(law: Law, runs: pd.DataFrame, coefficients: Mapping[str, float]) -> Fit:
   """A law with given coefficients, published ones for example, on runs; nothing is optimised."""
   theta = law.theta(coefficients)
   residual = law.log_loss(theta, law.features(runs)) - np.log(runs["loss"].to_numpy())
-  return Fit(law, theta, float(huber(residual).sum()), runs, theta[None], num_agreeing=0, num_starts=0, undetermined=())
+  return Fit(law, theta, float(huber(residual).sum()), runs, theta[None], num_agreeing=0, num_starts=0)
 
 
 def draw_starts(law: Law, num_starts: int | None, seed: int = 0) -> np.ndarray:

@@ -35,6 +35,8 @@ class Report:
       "mae": fit.mae,
       "mae_by_sparsity": fit.mae_by_sparsity(),
     }
+    if fit.undetermined:
+      content |= {"undetermined": list(fit.undetermined), "spread": fit.spread}
     if self.held_out is not None:
       content["held_out_mae"] = held_out_mae(fit, dict(self.held_out))
       content["held_out_mae_by_sparsity"] = dict(self.held_out)
@@ -52,8 +54,8 @@ class Report:
     ]
     if fit.undetermined:
       lines.append(
-        f"\nnot determined by these runs: {', '.join(fit.undetermined)} "
-        "(starts with the same objective disagree on them; predictions inside the data do not suffer)"
+        f"\nnot determined by these runs: {', '.join(fit.undetermined)} (starts with the same objective disagree on "
+        f"them, and by {fit.spread:.2g} on the loss of a fitted run)"
       )
     return "\n".join(lines)
 
@@ -82,7 +84,8 @@ def comparison(reports: Sequence[Report]) -> str:
   for report in reports:
     fit, held = report.fit, dict(report.held_out or {})
     by_sparsity = fit.mae_by_sparsity()
-    cells = [f"{by_sparsity[level]:.4f}/{number(held.get(level), '.4f')}" for level in levels]
+    fitted = {level: "open" if _is_open(fit) else f"{by_sparsity[level]:.4f}" for level in levels}
+    cells = [f"{fitted[level]}/{number(held.get(level), '.4f')}" for level in levels]
     rows.append(
       (
         fit.law.name,
@@ -96,6 +99,8 @@ def comparison(reports: Sequence[Report]) -> str:
       )
     )
   note = "MAE: mean |predicted - actual loss|. S=...: MAE fitted / when that sparsity is left out of the fit."
+  if any(_is_open(report.fit) for report in reports):
+    note += "\nopen: fits with the same objective differ there, these runs do not determine the law."
   return f"{text_table(header, rows)}\n{note}"
 
 
@@ -113,6 +118,11 @@ def number(value: float | None, form: str) -> str:
 def finite(value: float | None) -> float | None:
   """JSON has no infinity."""
   return value if value is not None and math.isfinite(value) else None
+
+
+def _is_open(fit: Fit) -> bool:
+  """Whether equally good fits differ in the digits that are shown."""
+  return fit.spread > 1e-4
 
 
 def _origin(fit: Fit) -> str:
