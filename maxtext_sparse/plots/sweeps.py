@@ -111,7 +111,7 @@ def _draw_bars(axis, table: pd.DataFrame, sparsities: Sequence[float]) -> None:
     look = {"color": style.colour(index), "hatch": style.HATCHES[index % len(style.HATCHES)], "edgecolor": "white"}
     axis.bar(places, table[level], width, label=style.percent(level), linewidth=0.4, **look)
   axis.set_xticks(range(len(table)), [_schedule_name(shares) for shares in table.index])
-  axis.set_ylabel("final loss (nats/token)")
+  axis.set_ylabel(_LOSS)
   axis.grid(axis="x", visible=False)
 
 
