@@ -44,7 +44,9 @@ def draw_rates(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict
   del laws
   runs = read_tables(inputs, ("learning_rate", "batch_tokens"))
   levels = sorted(runs["sparsity"].unique())
-  figure, axes = style.panels(1, len(levels), width=2.6, height=2.9, sharey=True)
+  # A cell holds a bold loss and its frame; an inch goes to the colour bar.
+  width = max(2.6, 0.8 * runs["learning_rate"].nunique()) + 1.0 / len(levels)
+  figure, axes = style.panels(1, len(levels), width=width, height=2.9, sharey=True)
   limits = runs["loss"].min(), runs["loss"].max()
   numbers = {}
   for axis, level in zip(axes[0], levels):
