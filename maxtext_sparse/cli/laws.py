@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import itertools
 import math
+import os
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from maxtext_sparse.errors import ConfigError, one_line_errors
 _Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="Table of finished runs.")]
 _Starts = Annotated[str, typer.Option(help="Starts drawn from the grid, or all (4,500).")]
 _Seed = Annotated[int, typer.Option(help="Of the drawn starts and the resamples.")]
-_Bootstrap = Annotated[int, typer.Option(help="Resamples of the runs; 0 for none.")]
+_Resamples = Annotated[int, typer.Option("--bootstrap", help="Resamples of the runs, at least 2.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 _Keys = Annotated[
   list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Schedule, e.g. pruning_schedule=cubic.")
@@ -70,12 +71,12 @@ def predict(
   keys: _Keys = None,
   law: _Law = "average",
   dense_params: Annotated[list[float] | None, typer.Option(help="Prunable weights before pruning.")] = None,
-  sparsity: Annotated[list[float] | None, typer.Option(help="Final share removed.")] = None,
+  sparsity: Annotated[list[float] | None, typer.Option(help="Final share removed; wins over a config's.")] = None,
   tokens: Annotated[list[float] | None, typer.Option(help="Training tokens.")] = None,
-  config: Annotated[list[str] | None, typer.Option(help="MaxText config file instead of size and sparsity.")] = None,
+  config: Annotated[list[str] | None, typer.Option(help="LLaMA-2-shaped MaxText config instead of the size.")] = None,
   devices: Annotated[int, typer.Option(help="Devices, where the token count follows from the config.")] = 1,
   starts: _Starts = "100",
-  bootstrap: _Bootstrap = 500,
+  bootstrap: _Resamples = 500,
   seed: _Seed = 0,
   as_json: _Json = False,
 ) -> None:
@@ -89,7 +90,7 @@ def predict(
   with one_line_errors():
     from maxtext_sparse.laws.predict import predictions
 
-    points = _points(dense_params or [], sparsity or [0.0], tokens or [], config or [], devices, keys or [])
+    points = _points(dense_params or [], sparsity or [], tokens or [], config or [], devices, keys or [])
     fitted, resamples = _fit_with_resamples(runs, law, starts, bootstrap, seed)
     rows = predictions(fitted, resamples, points)
   if as_json:
@@ -105,9 +106,10 @@ def recommend(
   max_final_params: Annotated[float, typer.Option(help="Cap on the deployed model's prunable weights.")] = math.inf,
   max_sparsity: Annotated[float | None, typer.Option(help="Cap on the sparsity; default: the runs' largest.")] = None,
   law: _Law = "average",
-  chips: Annotated[int, typer.Option(help="The hidden size must be divisible by it.")] = 1,
+  chips: Annotated[int, typer.Option(help="The runnable hidden size is divisible by it.")] = 1,
+  vocab_size: Annotated[int, typer.Option(help="Vocabulary of the runnable shape.")] = 32_000,
   starts: _Starts = "100",
-  bootstrap: _Bootstrap = 500,
+  bootstrap: _Resamples = 500,
   seed: _Seed = 0,
   as_json: _Json = False,
 ) -> None:
@@ -123,7 +125,7 @@ def recommend(
     from maxtext_sparse.laws.recommend import recommend as best_runs
 
     limit = 0.0 if max_sparsity is None else max_sparsity
-    budget = Budget(flops, max_final_params, limit, chips, parse_schedule(keys or []))
+    budget = Budget(flops, max_final_params, limit, chips, vocab_size, parse_schedule(keys or []))
     fitted, resamples = _fit_with_resamples(runs, law, starts, bootstrap, seed)
     if max_sparsity is None:
       budget = dataclasses.replace(budget, max_sparsity=float(fitted.runs["sparsity"].max()))
@@ -174,6 +176,8 @@ def convert(
     from maxtext_sparse.laws.public_data import convert as converted
 
     table = converted(data, source)
+    if os.path.exists(out) and os.path.samefile(data, out):
+      raise ConfigError(f"--out={out}: is the published file itself, write elsewhere")
     try:
       table.to_csv(out, index=False)
     except OSError as error:
@@ -195,6 +199,8 @@ def _report_at(path: str, name: str, at: str) -> Any:
     coefficients = {key.strip(): float(value) for key, _, value in pairs}
   except ValueError:
     raise ConfigError(f"--at={at}: must be NAME=NUMBER,NAME=NUMBER,...") from None
+  if len(coefficients) < len(pairs):
+    raise ConfigError(f"--at={at}: must name each coefficient once")
   return Report(evaluate(law_named(name), read_runs(path), coefficients))
 
 
@@ -221,6 +227,8 @@ def _fitted(runs: str, law: str, starts: str, seed: int):
 
   if not (starts == "all" or starts.isdigit()):
     raise ConfigError(f"--starts={starts}: must be a positive number or all")
+  if seed < 0:
+    raise ConfigError(f"--seed={seed}: must be 0 or more")
   return fitted(law_named(law), read_runs(runs), None if starts == "all" else int(starts), seed)
 
 
@@ -238,10 +246,14 @@ def _points(
     raise ConfigError("--dense-params: nothing to predict, give sizes and --tokens, or --config")
   if sizes and not tokens:
     raise ConfigError("--tokens: is missing, give the training tokens")
-  counts: list[float | None] = [*tokens] or [None]
   schedule = parse_schedule(keys)
-  described = [point_of_config(path, count, devices, schedule) for path, count in itertools.product(configs, counts)]
-  return described + [point(*values, schedule) for values in itertools.product(sizes, sparsities, tokens)]
+  overrides: list[dict[str, Any]] = [{**schedule, "sparsity": value} for value in sparsities] or [{**schedule}]
+  counts: list[float | None] = [*tokens] or [None]
+  described = [
+    point_of_config(path, count, devices, override)
+    for path, override, count in itertools.product(configs, overrides, counts)
+  ]
+  return described + [point(*values, schedule) for values in itertools.product(sizes, sparsities or [0.0], tokens)]
 
 
 def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
@@ -249,8 +261,9 @@ def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
 
   header = ("dense params", "sparsity", "average params", "tokens", "loss", "90 % interval")
   print(text_table(header, map(_prediction_cells, rows)))
-  for text in dict.fromkeys(text for row in rows for text in row["extrapolates"]):
-    print(f"extrapolation: {text}")
+  for place, row in enumerate(rows, 1):
+    for text in row["extrapolates"]:
+      print(f"extrapolation: row {place}: {text}")
 
 
 def _prediction_cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -266,12 +279,15 @@ def _print_recommendation(result: dict[str, Any]) -> None:
   rows = []
   for name in ("best", "runnable", "dense_alternative"):
     row = result[name]
+    if row is None:
+      continue
     dense, sparsity, average, tokens, loss, ends = _prediction_cells(row)
     final, flops = f"{row['final_params']:.4g}", f"{row['hardware_flops']:.3g}"
     rows.append((name.replace("_", " "), dense, sparsity, average, final, tokens, loss, ends, flops))
   print(f"law {result['law']}, effective compute 6 x average params x tokens = {result['budget_flops']:.3g} FLOPs\n")
   print(text_table(header, rows))
-  print("\nrunnable: " + " ".join(f"{name}={value}" for name, value in result["runnable"]["shape"].items()))
+  if result["runnable"]:
+    print("\nrunnable: " + " ".join(f"{name}={value}" for name, value in result["runnable"]["shape"].items()))
   low, high = result["difference"]["interval"]
   print(f"dense alternative minus best: {result['difference']['loss']:+.4f} ({low:+.4f} to {high:+.4f}); ", end="")
   print(result["difference"]["verdict"])

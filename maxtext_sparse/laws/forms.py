@@ -223,6 +223,8 @@ LAWS: dict[str, Law] = {
 
 
 def _optimised(parameter: Parameter, coefficient: float) -> float:
+  if not math.isfinite(coefficient):
+    raise ConfigError(f"--at={parameter.name}={coefficient:g}: must be a finite number")
   if not parameter.is_log:
     return coefficient
   if coefficient <= 0:
@@ -238,5 +240,5 @@ def _exp(value: float) -> float:
 def law_named(name: str) -> Law:
   """Raises ConfigError for an unknown name."""
   if name not in LAWS:
-    raise ConfigError(f"--law={name}: must be {', '.join(LAWS)} or, where laws are compared, all")
+    raise ConfigError(f"--law={name}: must be {', '.join(LAWS)}")
   return LAWS[name]

@@ -7,12 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.config import KEYS, parse_keys, run_steps, SparsityKeys
+from maxtext_sparse.config import parse_keys, run_steps, SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import Fit
 from maxtext_sparse.laws.shapes import shape_of_config
 from maxtext_sparse.laws.uncertainty import Bootstrap, interval
 from maxtext_sparse.schedule import average_density_limit, build_schedule, mean_density_while_pruning
+
+# Keys whose value means something for a run of unknown length and unknown matrices.
+_SCHEDULE_KEYS = ("pruning_schedule", "pruning_method", "gmp_fraction_of", "gmp_dense_fraction", "gmp_prune_fraction")
+# Keys that decide which weights are prunable.
+_PATTERN_KEYS = ("do_not_prune_kw", "prune_include", "prune_exclude")
 
 # Outside the fitted range by less than this share is not called extrapolation.
 _SLACK = 0.01
@@ -66,7 +71,7 @@ def average_density(keys: SparsityKeys, steps: int | None = None) -> float:
   if steps is not None:
     return build_schedule(keys, steps).average_density() if keys.is_active else 1.0
   if keys.gmp_start_step >= 0:
-    raise ConfigError(f"gmp_start_step={keys.gmp_start_step}: needs the number of steps as well, set steps")
+    raise ConfigError(f"gmp_start_step={keys.gmp_start_step}: needs the run's number of steps, set steps in its config")
   share = 0.0 if keys.pruning_method == "one-shot" else keys.gmp_prune_fraction
   if keys.gmp_fraction_of == "compute":
     return average_density_limit(keys.pruning_schedule, keys.sparsity, keys.gmp_dense_fraction, share)
@@ -88,7 +93,8 @@ def point(dense_params: float, sparsity: float, tokens: float, schedule: Mapping
     ConfigError: a value out of range.
   """
   if not 0 <= sparsity < 1:
-    raise ConfigError(f"--sparsity={sparsity:g}: must be a number in [0, 1)")
+    hint = f", in percent? write {sparsity / 100:g}" if 1 < sparsity < 100 else ""
+    raise ConfigError(f"--sparsity={sparsity:g}: must be a number in [0, 1){hint}")
   for option, value in (("--dense-params", dense_params), ("--tokens", tokens)):
     if not (np.isfinite(value) and value > 0):
       raise ConfigError(f"{option}={value:g}: must be a positive number")
@@ -97,22 +103,26 @@ def point(dense_params: float, sparsity: float, tokens: float, schedule: Mapping
 
 
 def parse_schedule(arguments: Iterable[str]) -> dict[str, str]:
-  """Sparsity keys given as `key=value`.
+  """Sparsity keys of the schedule, given as `key=value`.
 
   Raises:
-    ConfigError: not of that form, or not one of the keys.
+    ConfigError: not of that form, or not a key of the schedule's shape.
   """
   schedule = {}
   for argument in arguments:
     key, separator, value = argument.partition("=")
-    if not separator or key not in KEYS or key == "sparsity":
-      raise ConfigError(f"{argument}: must be key=value with a sparsity key such as pruning_schedule=cubic")
+    if key == "sparsity":
+      raise ConfigError(f"{argument}: give --sparsity {value}")
+    if not separator or key not in _SCHEDULE_KEYS:
+      raise ConfigError(f"{argument}: must be key=value with one of the keys {', '.join(_SCHEDULE_KEYS)}")
+    if argument == "pruning_method=hold":
+      raise ConfigError(f"{argument}: does not prune, must be global_gradual or one-shot")
     schedule[key] = value
   return schedule
 
 
 def point_of_config(
-  path: str, tokens: float | None, num_devices: int = 1, schedule: Mapping[str, Any] | None = None
+  path: str, tokens: float | None, num_devices: int = 1, overrides: Mapping[str, Any] | None = None
 ) -> Point:
   """The run that a MaxText config file describes.
 
@@ -120,10 +130,18 @@ def point_of_config(
     path: YAML with the shape keys, the sparsity keys and, if `tokens` is None, what the token count follows from.
     tokens: D, or None for steps x per_device_batch_size x max_target_length x devices.
     num_devices: devices that train.
-    schedule: sparsity keys that override the file's.
+    overrides: sparsity keys that win over the file's.
+
+  Raises:
+    ConfigError: not a LLaMA-2 shape, patterns that leave matrices dense, or a value out of range.
   """
+  if num_devices < 1:
+    raise ConfigError(f"--devices={num_devices}: must be a positive number")
   shape, written = shape_of_config(path)
-  raw = {**written, **(schedule or {})}
+  raw = {**written, **(overrides or {})}
+  for key in _PATTERN_KEYS:
+    if raw.get(key):
+      raise ConfigError(f"{path}: {key}={raw[key]}: changes what is prunable, give --dense-params (see params {path})")
   keys, steps = parse_keys(raw), run_steps(raw)
   if tokens is None:
     batch, length = raw.get("per_device_batch_size"), raw.get("max_target_length")

@@ -1,6 +1,6 @@
 """The best run for a training budget and a cap on the deployed model, as a law sees it, beside the dense alternative."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import math
 from typing import Any
@@ -30,6 +30,7 @@ class Budget:
     max_final_params: cap on the prunable weights of the deployed model; infinite for none.
     max_sparsity: cap on S.
     num_chips: the hidden size of the runnable shape is divisible by it.
+    vocab: its vocabulary.
     schedule: sparsity keys other than the defaults.
   """
 
@@ -37,6 +38,7 @@ class Budget:
   max_final_params: float = math.inf
   max_sparsity: float = 0.8
   num_chips: int = 1
+  vocab: int = 32_000
   schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
@@ -46,8 +48,9 @@ class Budget:
       raise ConfigError(f"--max-final-params={self.max_final_params:g}: must be a positive number")
     if not 0 <= self.max_sparsity < 1:
       raise ConfigError(f"--max-sparsity={self.max_sparsity:g}: must be a number in [0, 1)")
-    if self.num_chips < 1:
-      raise ConfigError(f"--chips={self.num_chips}: must be a positive number")
+    for option, value in (("--chips", self.num_chips), ("--vocab-size", self.vocab)):
+      if value < 1:
+        raise ConfigError(f"{option}={value}: must be a positive number")
 
 
 def best_point(fit: Fit, budget: Budget) -> Point:
@@ -58,13 +61,15 @@ def best_point(fit: Fit, budget: Budget) -> Point:
   """
   sparsity = np.unique(np.append(np.arange(0.0, budget.max_sparsity, _SPARSITY_STEP), budget.max_sparsity))
   density = np.array([point(1.0, s, 1.0, budget.schedule).average_density for s in sparsity])
-  lowest = fit.runs["dense_params"].min() / _SIZE_MARGIN
-  highest = np.minimum(fit.runs["dense_params"].max() * _SIZE_MARGIN, budget.max_final_params / (1.0 - sparsity))
+  lowest, largest = _search_range(fit)
+  highest = np.minimum(largest, budget.max_final_params / (1.0 - sparsity))
   if highest.max() < lowest:
     raise ConfigError(
       f"--max-final-params={budget.max_final_params:g}: {_SIZE_MARGIN:g} times below the smallest fitted run, "
       f"must be at least {lowest * (1 - budget.max_sparsity):.4g}"
     )
+  if budget.flops < 6.0 * lowest:
+    raise ConfigError(f"--flops={budget.flops:g}: less than one token of a run {_SIZE_MARGIN:g} times below the smallest")
 
   def loss(log_n: np.ndarray) -> np.ndarray:
     return fit.predict(_columns(np.exp(log_n), sparsity, density, budget.flops))
@@ -77,22 +82,53 @@ def best_point(fit: Fit, budget: Budget) -> Point:
 
 
 def recommend(fit: Fit, resamples: Bootstrap, budget: Budget) -> dict[str, Any]:
-  """The best run, the nearest runnable shape, the dense run of equal deployed size, and their difference, as JSON."""
+  """The best run, the nearest runnable shape, the dense run of equal deployed size, and their difference, as JSON.
+
+  `runnable` is null where no shape keeps the cap.
+  """
   best = best_point(fit, budget)
-  runnable, shape = _runnable(best, budget)
-  dense = _spend(best.final_params, 0.0, budget)
-  best_json, runnable_json, dense_json = predictions(fit, resamples, [best, runnable, dense])
+  points = {"best": best, "runnable": None, "dense_alternative": _spend(best.final_params, 0.0, budget)}
+  shape = _runnable_shape(best, budget)
+  if shape is not None:
+    points["runnable"] = _spend_on(shape, best, budget)
+  named = {name: point for name, point in points.items() if point is not None}
+  rows: dict[str, Any] = dict(zip(named, predictions(fit, resamples, list(named.values()))))
+  if shape is not None:
+    rows["runnable"] |= {"shape": shape.maxtext_keys(), "total_params": shape.total}
   return {
     "law": fit.law.name,
     "compute": "effective: 6 x average_params x tokens; hardware_flops is what dense hardware spends",
     "budget_flops": budget.flops,
     "max_final_params": budget.max_final_params if math.isfinite(budget.max_final_params) else None,
-    "best": best_json,
-    "runnable": runnable_json | {"shape": shape.maxtext_keys(), "total_params": shape.total},
-    "dense_alternative": dense_json,
-    "difference": _difference(fit, resamples, best, dense),
-    "warnings": [f"extrapolation: {text}" for text in extrapolations(fit, best)],
+    **{name: rows.get(name) for name in points},
+    "difference": _difference(fit, resamples, best, named["dense_alternative"], budget),
+    "warnings": list(_warnings(fit, budget, named)),
   }
+
+
+def _warnings(fit: Fit, budget: Budget, points: Mapping[str, Point]) -> Iterator[str]:
+  """Where the answer is not what it seems: extrapolation, the end of the search, no runnable shape."""
+  smallest, largest = _search_range(fit)
+  size = points["best"].dense_params
+  for bound, fitted in ((smallest, "below the smallest"), (largest, "above the largest")):
+    if math.isclose(size, bound, rel_tol=1e-3):
+      yield f"search: ends at dense_params {bound:.4g}, {_SIZE_MARGIN:g} times {fitted} fitted run; the best is beyond"
+  if "runnable" not in points:
+    yield (
+      f"runnable: no shape of {budget.vocab} words in the vocabulary and --chips {budget.num_chips} keeps "
+      f"--max-final-params {budget.max_final_params:g}, give --vocab-size or fewer chips"
+    )
+  rows: dict[str, list[str]] = {}
+  for name, run in points.items():
+    for text in extrapolations(fit, run):
+      rows.setdefault(text, []).append(name.replace("_", " "))
+  yield from (f"extrapolation: {', '.join(names)}: {text}" for text, names in rows.items())
+
+
+def _search_range(fit: Fit) -> tuple[float, float]:
+  """Dense sizes between which the best is looked for."""
+  sizes = fit.runs["dense_params"]
+  return sizes.min() / _SIZE_MARGIN, sizes.max() * _SIZE_MARGIN
 
 
 def _columns(dense: np.ndarray, sparsity: np.ndarray, density: np.ndarray, flops: float) -> dict[str, np.ndarray]:
@@ -122,16 +158,19 @@ def _spend(dense_params: float, sparsity: float, budget: Budget) -> Point:
   return dataclasses.replace(unit, tokens=budget.flops / unit.effective_flops)
 
 
-def _runnable(best: Point, budget: Budget) -> tuple[Point, Shape]:
-  """Nearest MaxText shape, with the sparsity raised to three digits where it would exceed the cap."""
+def _runnable_shape(best: Point, budget: Budget) -> Shape | None:
   at_most = budget.max_final_params / (1.0 - budget.max_sparsity)
-  shape = nearest_shape(best.dense_params, budget.num_chips, at_most)
+  return nearest_shape(best.dense_params, budget.num_chips, at_most, budget.vocab)
+
+
+def _spend_on(shape: Shape, best: Point, budget: Budget) -> Point:
+  """The run of a shape, with the sparsity raised to three digits where it would exceed the cap."""
   needed = 1.0 - budget.max_final_params / shape.prunable
   sparsity = max(best.sparsity, math.ceil(1000 * needed) / 1000 if needed > 0 else 0.0)
-  return _spend(shape.prunable, min(sparsity, budget.max_sparsity), budget), shape
+  return _spend(shape.prunable, min(sparsity, budget.max_sparsity), budget)
 
 
-def _difference(fit: Fit, resamples: Bootstrap, best: Point, dense: Point) -> dict[str, Any]:
+def _difference(fit: Fit, resamples: Bootstrap, best: Point, dense: Point, budget: Budget) -> dict[str, Any]:
   """Loss of the dense alternative minus that of the best run; each resample predicts both, with scatter."""
   columns = as_columns([best, dense])
   loss, draws = fit.predict(columns), resamples.draws(columns)
@@ -139,7 +178,8 @@ def _difference(fit: Fit, resamples: Bootstrap, best: Point, dense: Point) -> di
   low, high = (float(end) for end in interval(gap))
   is_clear = best.sparsity > 0 and low > 0
   if best.sparsity == 0:
-    verdict = "a dense run is best: the cap does not bind"
+    is_at_cap = best.final_params >= budget.max_final_params * (1 - _TIE)
+    verdict = "a dense run is best: " + ("it has the cap's size" if is_at_cap else "the cap does not bind")
   elif is_clear:
     verdict = f"the sparse run is better: the {LEVEL:.0%} interval of the difference leaves out zero"
   else:

@@ -52,6 +52,8 @@ class Report:
       "",
       text_table(self._error_header(), self._error_rows()),
     ]
+    if len(fit.runs) == len(fit.theta):
+      lines.append(f"\nas many runs as parameters, {len(fit.runs)}: nothing is left to judge the fit by")
     if fit.undetermined:
       lines.append(
         f"\nnot determined by these runs: {', '.join(fit.undetermined)} (starts with the same objective disagree on "

@@ -5,11 +5,13 @@ import dataclasses
 import math
 from typing import Any
 
-from maxtext_sparse.config_files import flatten, merge_configs
+from maxtext_sparse.config_files import flatten, merge_configs, STOCK
 from maxtext_sparse.errors import ConfigError
 
 _VOCAB = 32_000
 _MLP_RATIO = 4
+# A shape whose size is off by less than this share is close.
+_CLOSE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +68,24 @@ SUITE = {
 }
 
 
-def nearest_shape(num_prunable: float, num_chips: int = 1, at_most: float = math.inf) -> Shape:
-  """The runnable shape whose prunable count is nearest to the wanted one, and not above `at_most`.
+def nearest_shape(
+  num_prunable: float, num_chips: int = 1, at_most: float = math.inf, vocab: int = _VOCAB
+) -> Shape | None:
+  """A runnable shape near the wanted prunable count, and not above `at_most`; None where there is none.
 
-  Made as the paper makes its dense twins: depth and heads of a model of the suite, the one nearest in size, with another
-  hidden size (and a feed-forward layer 4 times as wide). The hidden size is divisible by the number of heads, into heads
-  of even size as rotary embeddings need, and by the number of chips.
+  Made as the paper makes its dense twins: depth and heads of a model of the suite, with another hidden size (and a
+  feed-forward layer 4 times as wide). The hidden size is divisible by the number of heads, into heads of even size as
+  rotary embeddings need, and by the number of chips. The model nearest in size is taken if that comes close, else
+  whichever comes closest.
   """
   distance = lambda shape: abs(math.log(shape.prunable / num_prunable))
-  template = min(SUITE.values(), key=distance)
-  shapes = list(_with_other_sizes(template, num_chips, num_prunable))
-  return min([shape for shape in shapes if shape.prunable <= at_most] or shapes[:1], key=distance)
+  candidates = []
+  for template in sorted((dataclasses.replace(shape, vocab=vocab) for shape in SUITE.values()), key=distance):
+    shapes = [shape for shape in _with_other_sizes(template, num_chips, num_prunable) if shape.prunable <= at_most]
+    candidates += sorted(shapes, key=distance)[:1]
+    if candidates and distance(candidates[-1]) <= _CLOSE:
+      return candidates[-1]
+  return min(candidates, key=distance, default=None)
 
 
 def _with_other_sizes(template: Shape, num_chips: int, num_prunable: float) -> Iterator[Shape]:
@@ -98,6 +107,8 @@ def shape_of_config(path: str) -> tuple[Shape, Mapping[str, Any]]:
     ConfigError: unreadable, a shape key is missing, or another architecture.
   """
   keys = flatten(merge_configs([path]))
+  if keys["base_config"] != STOCK:
+    raise ConfigError(f"{path}: base_config={keys['base_config']}: no such file beside it, must be one or {STOCK}")
   names = {
     "layers": "base_num_decoder_layers",
     "emb": "base_emb_dim",

@@ -5,7 +5,9 @@ Columns: `run` (name), `sparsity` (S, final share of prunable weights removed), 
 loss, nats per token). Further columns are kept.
 """
 
+import io
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ COLUMNS = ("run", "sparsity", *COUNTS, "loss")
 _SLACK = 0.01
 # No study spans more than this between its median run and any other; thousands and millions in one column do.
 _MIXED_UNITS = 1e4
+# No run is smaller or shorter; counts in millions are.
+_LEAST_COUNT = 1000
 
 
 def read_runs(path: str) -> pd.DataFrame:
@@ -29,7 +33,11 @@ def read_runs(path: str) -> pd.DataFrame:
     ConfigError: the file cannot be read, or the first problem found, with its row.
   """
   try:
-    frame = pd.read_csv(path, skipinitialspace=True)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+      text = file.read()
+    if "\0" in text:
+      raise ConfigError(f"{path}: not a readable CSV file (NUL bytes, not a text file)")
+    frame = pd.read_csv(io.StringIO(text), skipinitialspace=True)
   except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
     raise ConfigError(f"{path}: not a readable CSV file ({_first_line(error)})") from error
   return check_runs(frame, os.path.basename(path))
@@ -47,7 +55,9 @@ def check_runs(frame: pd.DataFrame, name: str = "runs") -> pd.DataFrame:
   """
   missing = [column for column in COLUMNS if column not in frame.columns]
   if missing:
-    raise ConfigError(f"{name}: column {', '.join(missing)} is missing, the columns are {', '.join(COLUMNS)}")
+    found = ", ".join(map(str, frame.columns[:12]))
+    hint = "; write commas between columns" if len(frame.columns) == 1 and re.search(r"[;\t]", found) else ""
+    raise ConfigError(f"{name}: column {', '.join(missing)} is missing, the file has {found[:120]!r}{hint}")
   if frame.empty:
     raise ConfigError(f"{name}: has no rows")
   frame = frame.reset_index(drop=True).assign(run=frame["run"].astype(str).to_numpy())
@@ -110,6 +120,12 @@ def _check_one_unit(frame: pd.DataFrame, column: str, name: str) -> None:
     raise ConfigError(
       f"{row_label(frame, row, name)}: {column}={values[row]:g}: the column's median is {np.median(values):g}, "
       "are the units mixed? write plain counts"
+    )
+  if values.min() < _LEAST_COUNT:
+    row = int(np.argmin(values))
+    raise ConfigError(
+      f"{row_label(frame, row, name)}: {column}={values[row]:g}: must be at least {_LEAST_COUNT}, "
+      "in millions or billions? write plain counts"
     )
 
 

@@ -45,12 +45,15 @@ class Bootstrap:
     """Losses [b, n] that runs may turn out with.
 
     Each is predicted by one resample's fit and carries the residual, ln L - ln L_predicted, of a run drawn at random: the
-    spread holds both the uncertainty of the coefficients and the scatter of runs about the law.
+    spread holds both the uncertainty of the coefficients and the scatter of runs about the law. Equal runs get equal
+    draws.
     """
     fit = self.fit
     residuals = np.log(fit.runs["loss"].to_numpy()) - np.log(fit.predict(fit.runs))
-    predicted = fit.law.predict(self.thetas, runs)
-    return predicted * np.exp(np.random.default_rng(self.seed + 1).choice(residuals, size=predicted.shape))
+    features, places = np.unique(fit.law.features(runs), axis=1, return_inverse=True)
+    predicted = np.exp(fit.law.log_loss(self.thetas, features))
+    scatter = np.random.default_rng(self.seed + 1).choice(residuals, size=predicted.shape)
+    return (predicted * np.exp(scatter))[:, places]
 
 
 def bootstrap(fit: Fit, num_resamples: int, seed: int = 0) -> Bootstrap:
@@ -62,7 +65,7 @@ def bootstrap(fit: Fit, num_resamples: int, seed: int = 0) -> Bootstrap:
     ConfigError: fewer than 2 resamples, or the runs are so few that resamples cannot determine the law.
   """
   if num_resamples < 2:
-    raise ConfigError(f"--bootstrap={num_resamples}: must be 0 or at least 2")
+    raise ConfigError(f"--bootstrap={num_resamples}: must be at least 2")
   generator = np.random.default_rng(seed)
   weights = np.stack([_resample(fit, generator) for _ in range(num_resamples)])
   starts = np.stack([fit.theta, fit.good_starts[0]])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import typer
@@ -52,6 +53,12 @@ def test_fit_text_shows_units_errors_and_held_out(table):
     assert part in text
 
 
+def test_as_many_runs_as_parameters_is_said(table, tmp_path):
+  lines = table.read_text().splitlines()
+  (tmp_path / "five.csv").write_text("\n".join([lines[0], *lines[1:30:6]]))
+  assert "as many runs as parameters, 5" in call("fit", tmp_path / "five.csv", "--bootstrap", 0).stdout
+
+
 def test_the_public_figures_come_out_of_commands(tmp_path):
   """T5: mean Huber 4.880e-6 and MAE 0.0119 for Frantar's form; 0.046 average, 0.079 final, 0.082 dense."""
   out = tmp_path / "t5.csv"
@@ -71,6 +78,28 @@ def test_predict(table):
   dense, sparse = content["predictions"]
   assert dense["loss"] < sparse["loss"] and sparse["final_params"] == pytest.approx(27.6e6)
   assert "90 % interval" in call(*arguments, "--bootstrap", 20).stdout
+
+
+def test_predict_of_a_config_takes_sparsities_from_the_command_line(table, tmp_path):
+  config = Path(__file__).parents[2] / "configs" / "models" / "58m.yml"
+  arguments = ("predict", table, "--config", config, "--tokens", 1e10, "--sparsity", 0, "--sparsity", 0.8)
+  dense, sparse = json.loads(call(*arguments, "--bootstrap", 20, "--json").stdout)["predictions"]
+  assert dense["sparsity"] == 0 and dense["average_params"] == 41_549_824
+  assert sparse["sparsity"] == 0.8 and sparse["average_params"] / 41_549_824 == pytest.approx(0.399, abs=2e-3)
+
+
+def test_equal_runs_have_equal_intervals(table):
+  arguments = ("predict", table, "--dense-params", 1e8, "--sparsity", 0.8, "--sparsity", 0.8, "--tokens", 4e10)
+  first, second = json.loads(call(*arguments, "--bootstrap", 20, "--json").stdout)["predictions"]
+  assert first == second
+
+
+def test_converting_onto_the_published_file_is_refused(tmp_path):
+  path = tmp_path / "t5.csv"
+  path.write_bytes(Path(public_file("t5")).read_bytes())
+  result = call("convert", path, "--source", "t5", "--out", path)
+  assert result.exit_code == 2 and "is the published file itself" in result.stderr
+  assert path.read_bytes() == Path(public_file("t5")).read_bytes()
 
 
 def test_predict_takes_another_schedule(table):
@@ -103,11 +132,20 @@ def test_plot(table, tmp_path):
     (("fit", "TABLE", "--at", "A=1,B=x"), "--at=A=1,B=x: must be NAME=NUMBER"),
     (("fit", "TABLE", "--at", "A=1", "--held-out"), "--at=A=1: fits nothing, must go without"),
     (("fit", "TABLE", "--at", "A=1", "--bootstrap", "20"), "--at=A=1: fits nothing, must go without"),
+    (("fit", "TABLE", "--at", "A=1,B=1,E=1,alpha=1,alpha=1"), "must name each coefficient once"),
+    (("fit", "TABLE", "--at", "A=nan,B=1,E=1,alpha=1,beta=1"), "--at=A=nan: must be a finite number"),
+    (("fit", "TABLE", "--seed", "-1"), "--seed=-1: must be 0 or more"),
     (("fit", "none.csv"), "none.csv: not a readable CSV"),
     (("predict", "TABLE"), "--dense-params: nothing to predict"),
     (("predict", "TABLE", "--dense-params", "1e8"), "--tokens: is missing"),
     (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "--sparsity", "2"), "--sparsity=2"),
+    (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "--sparsity", "80"), "in percent? write 0.8"),
+    (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "--bootstrap", "0"), "must be at least 2"),
+    (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "sparsity=0.5"), "give --sparsity 0.5"),
+    (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "pruning_method=hold"), "does not prune"),
     (("predict", "TABLE", "--config", "none.yml"), "none.yml: cannot read"),
+    (("recommend", "TABLE", "--flops", "1e20", "do_not_prune_kw=mlp"), "must be key=value with one of the keys"),
+    (("recommend", "TABLE", "--flops", "1e20", "gmp_start_step=100"), "must be key=value with one of the keys"),
     (("predict", "TABLE", "shape=cubic", "--dense-params", "1e8", "--tokens", "1e9"), "shape=cubic: must be key=value"),
     (("recommend", "TABLE", "--flops", "-1"), "--flops=-1"),
     (("plot", "nonsense", "TABLE"), "FIGURE=nonsense"),

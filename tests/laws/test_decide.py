@@ -115,8 +115,37 @@ def test_recommendation_respects_budget_and_cap(exact):
 
 def test_recommendation_warns_beyond_the_fitted_range(exact):
   result = recommend(exact, bootstrap(exact, 10), Budget(1e24))
-  assert len(result["warnings"]) == 2 and all("outside the fitted" in text for text in result["warnings"])
-  assert "dense run is best" in result["difference"]["verdict"]
+  warnings = result["warnings"]
+  assert len(warnings) == 4 and all("outside the fitted" in text for text in warnings)
+  assert sum("extrapolation: best, dense alternative: " in text for text in warnings) == 2
+  assert result["difference"]["verdict"] == "a dense run is best: the cap does not bind"
+  assert result["difference"]["interval"] == [0, 0], "it is its own dense alternative"
+
+
+def test_a_dense_run_of_the_caps_size_is_said_to_be_that(exact):
+  result = recommend(exact, bootstrap(exact, 10), Budget(4e19, max_final_params=5e7, max_sparsity=0.0))
+  assert result["difference"]["verdict"] == "a dense run is best: it has the cap's size"
+
+
+@pytest.mark.parametrize(("flops", "bound", "words"), [(1e40, 4.35e10, "above the largest"), (1e10, 4.2e5, "below the")])
+def test_the_end_of_the_search_is_said(exact, flops, bound, words):
+  result = recommend(exact, bootstrap(exact, 10), Budget(flops))
+  assert result["best"]["dense_params"] == pytest.approx(bound, rel=1e-3)
+  assert result["warnings"][0].startswith(f"search: ends at dense_params {bound:.4g}") and words in result["warnings"][0]
+
+
+def test_less_than_a_token_is_refused(exact):
+  with pytest.raises(ConfigError, match=r"--flops=1000: less than one token"):
+    best_point(exact, Budget(1000))
+
+
+def test_no_runnable_shape_under_the_cap_is_said(exact):
+  """A vocabulary of 32,000 alone costs a hidden size times that."""
+  budget = Budget(4e19, max_final_params=5e7, num_chips=100_000)
+  result = recommend(exact, bootstrap(exact, 10), budget)
+  assert result["runnable"] is None and any(text.startswith("runnable: no shape") for text in result["warnings"])
+  small = recommend(exact, bootstrap(exact, 10), Budget(1e13, max_final_params=1e6, vocab=512))
+  assert small["runnable"]["shape"]["vocab_size"] == 512 and small["runnable"]["final_params"] <= 1e6
 
 
 @pytest.mark.parametrize(
@@ -126,6 +155,7 @@ def test_recommendation_warns_beyond_the_fitted_range(exact):
     ({"flops": 1e20, "max_final_params": -1}, "--max-final-params=-1"),
     ({"flops": 1e20, "max_sparsity": 1.0}, "--max-sparsity=1"),
     ({"flops": 1e20, "num_chips": 0}, "--chips=0"),
+    ({"flops": 1e20, "vocab": 0}, "--vocab-size=0"),
   ],
 )
 def test_bad_budgets(values, message):
@@ -167,6 +197,8 @@ def test_point_of_a_config(tmp_path):
     (CONFIG, "give --tokens"),
     ("- 1", "must be a YAML mapping"),
     (CONFIG + "sparsity: 1.5\nsteps: 10", "sparsity=1.5"),
+    (CONFIG + "prune_exclude: [mlp]", r"prune_exclude=\['mlp'\]: changes what is prunable, give --dense-params"),
+    (CONFIG + "base_config: none.yml", "base_config=none.yml: no such file beside it"),
   ],
 )
 def test_bad_configs(tmp_path, text, message):
@@ -174,6 +206,17 @@ def test_bad_configs(tmp_path, text, message):
   path.write_text(text)
   with pytest.raises(ConfigError, match=message):
     point_of_config(str(path), None)
+
+
+def test_a_config_of_no_devices_is_refused(tmp_path):
+  with pytest.raises(ConfigError, match=r"--devices=0: must be a positive number"):
+    point_of_config(str(tmp_path / "c.yml"), None, num_devices=0)
+
+
+def test_nearest_shape_takes_another_depth_where_the_chips_ask_for_it():
+  """Under 480M with 7 chips: 24 layers of 896 are 30 % short, 16 of 1232 not."""
+  shape = nearest_shape(480e6, num_chips=7, at_most=480e6)
+  assert shape.emb % 7 == 0 and abs(math.log(shape.prunable / 480e6)) < 0.15
 
 
 def test_nearest_shape_stays_below_a_cap():

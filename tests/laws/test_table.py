@@ -49,8 +49,36 @@ def test_a_bad_row_is_named(runs, values, message):
 
 
 def test_a_missing_column_is_named(runs):
-  with pytest.raises(ConfigError, match="column average_params, tokens is missing"):
+  with pytest.raises(ConfigError, match="column average_params, tokens is missing, the file has 'run, sparsity, dense"):
     check_runs(runs.drop(columns=["average_params", "tokens"]))
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_pointed_out(runs, tmp_path, separator):
+  path = tmp_path / "RUNS.csv"
+  runs.to_csv(path, index=False, sep=separator)
+  with pytest.raises(ConfigError, match=r"is missing, the file has 'run.*; write commas between columns"):
+    read_runs(str(path))
+
+
+@pytest.mark.parametrize(("columns", "unit"), [(COLUMNS[2:5], 1e6), (("tokens",), 1e9)], ids=["params", "tokens"])
+def test_a_whole_table_in_millions_is_refused(runs, columns, unit):
+  with pytest.raises(ConfigError, match=f"row 1 .*{columns[0]}=.*: must be at least 1000, in millions or billions"):
+    check_runs(runs.assign(**{column: runs[column] / unit for column in columns}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+def test_byte_order_marks_and_line_ends_of_other_systems_are_read(runs, tmp_path, encoding):
+  path = tmp_path / "RUNS.csv"
+  path.write_text(runs.to_csv(index=False).replace("\n", "\r\n"), encoding=encoding, newline="")
+  assert len(read_runs(str(path))) == len(runs)
+
+
+def test_a_file_with_nul_bytes_is_refused(runs, tmp_path):
+  path = tmp_path / "RUNS.csv"
+  path.write_text(runs.to_csv(index=False).replace("4", "\0", 1))
+  with pytest.raises(ConfigError, match="NUL bytes, not a text file"):
+    read_runs(str(path))
 
 
 @pytest.mark.parametrize(("content", "message"), [("", "not a readable CSV"), (",".join(COLUMNS), "has no rows")])
