@@ -1,5 +1,6 @@
 """The `maxtext-sparse` command. One module per group of commands; each imports what it needs when it runs."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from maxtext_sparse.cli.patch import patch_app
 from maxtext_sparse.cli.preflight import preflight
 from maxtext_sparse.cli.sweep import sweep_app
 from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.hooks import SUPPORTED_VERSIONS
 from maxtext_sparse.launcher import run_module
 
 # The names of rich markup would swallow the brackets in `[key=value ...]`.
@@ -24,6 +26,14 @@ app = typer.Typer(
   help="Sparse pre-training in MaxText, by gradual magnitude pruning.",
 )
 
+# What commands import when they run -> what installs it.
+_BROUGHT_BY = {
+  **dict.fromkeys(
+    ("jax", "jaxlib", "flax", "optax", "orbax", "etils", "maxtext"),
+    f"uv pip install 'maxtext[tpu]=={SUPPORTED_VERSIONS[-1]}' --resolution=lowest",
+  ),
+  **dict.fromkeys(("numpy", "pandas", "matplotlib"), "pip install 'maxtext-sparse[analysis]'"),
+}
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -90,4 +100,12 @@ app.add_typer(patch_app, name="patch")
 
 
 def main() -> None:
-  app()
+  """The console script."""
+  try:
+    app()
+  except ModuleNotFoundError as error:
+    name = (error.name or "").partition(".")[0]
+    if name not in _BROUGHT_BY:
+      raise
+    print(f"maxtext-sparse: error: {name}: not installed here, needed for this: {_BROUGHT_BY[name]}", file=sys.stderr)
+    sys.exit(2)

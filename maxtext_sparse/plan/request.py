@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from maxtext_sparse.config import ConfigError, KEYS, refuse_misspelt, SparsityKeys
 from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_flops, steps_for_tokens
-from maxtext_sparse.plan.models import load_model, Model
 from maxtext_sparse.plan.report import checked_keys, make_report, Report
 from maxtext_sparse.plan.twins import Twin, twin_finder
+
+if TYPE_CHECKING:  # needs jax, which a schedule by itself does not
+  from maxtext_sparse.plan.models import Model
 
 # The paper's sparsities (section 4), for twins where none is given.
 _PAPER_SPARSITIES = (0.2, 0.4, 0.6, 0.8)
@@ -108,7 +110,7 @@ def plan_run(arguments: Sequence[str], budget: Budget) -> PlannedRun:
   return plan_model(_load(arguments, budget), budget)
 
 
-def plan_model(model: Model, budget: Budget) -> PlannedRun:
+def plan_model(model: "Model", budget: Budget) -> PlannedRun:
   """Plans the run of a config that has been read."""
   keys = checked_keys(model.flat)
   tokens_per_step = budget.tokens_per_step or model.tokens_per_step(budget.num_chips)
@@ -142,21 +144,23 @@ def _plan_without_model(raw: dict[str, Any], budget: Budget) -> PlannedRun:
   return PlannedRun(report, budget.steps is None)
 
 
-def _load(arguments: Sequence[str], budget: Budget) -> Model:
+def _load(arguments: Sequence[str], budget: Budget) -> "Model":
   if budget.num_prunable is not None:
     raise ConfigError(f"--prunable={budget.num_prunable}: CONFIG has its own, keep one")
   if budget.steps is not None:
     arguments = [*arguments, f"steps={budget.steps}"]
   elif budget.tokens is not None or budget.flops is not None:
     arguments = [*arguments, f"steps={_ANY_STEPS}"]
+  from maxtext_sparse.plan.models import load_model
+
   return load_model(arguments)
 
 
-def _with_sparsity(model: Model, sparsity: float) -> Model:
+def _with_sparsity(model: "Model", sparsity: float) -> "Model":
   return dataclasses.replace(model, flat=model.flat | {"sparsity": sparsity})
 
 
-def _batch_notes(model: Model, budget: Budget) -> tuple[str, ...]:
+def _batch_notes(model: "Model", budget: Budget) -> tuple[str, ...]:
   if budget.tokens_per_step is not None or budget.num_chips is not None or model.flat["compile_topology"]:
     return ()
   if model.flat["enable_rampup_batch_size"]:

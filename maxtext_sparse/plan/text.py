@@ -1,6 +1,7 @@
 """What `plan` and `params` print for people."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -8,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from maxtext_sparse.plan.chart import draw, short
-from maxtext_sparse.plan.models import Model
 from maxtext_sparse.plan.report import Phase, Report
 from maxtext_sparse.plan.twins import Twin
+
+if TYPE_CHECKING:
+  from maxtext_sparse.plan.models import Model
 
 
 def print_report(report: Report, console: Console, notes: Sequence[str] = ()) -> None:
@@ -42,7 +45,7 @@ def print_twins(twins: Sequence[Twin], num_prunable: int, console: Console) -> N
     _say(console, f"  {emb_dim:>5}  {' '.join(sizes[emb_dim])}")
 
 
-def print_model(model: Model, console: Console) -> None:
+def print_model(model: "Model", console: Console) -> None:
   """Every array with its size, whether it is pruned, and the totals."""
   pruned = {parameter.path for parameter in model.prunable}
   table = _table("parameter", "shape of a matrix", "matrices", "weights", "pruned")

@@ -14,7 +14,6 @@ import math
 from typing import Any
 
 from maxtext_sparse.config import ConfigError
-from maxtext_sparse.plan.models import load_model
 
 # The sizes of the feed-forward layers, which keep their proportion to the hidden size.
 _MLP_KEYS = ("base_mlp_dim", "base_moe_mlp_dim")
@@ -123,6 +122,8 @@ def twin_finder(arguments: Sequence[str], flat: Mapping[str, Any], num_chips: in
     flat: all keys of that config.
     num_chips: the hidden size is kept divisible by it.
   """
+
+  from maxtext_sparse.plan.models import load_model
 
   def count(overrides: Sequence[str]) -> int:
     changed = {override.partition("=")[0] for override in overrides}

@@ -3,6 +3,8 @@
 import json
 import math
 from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -156,6 +158,40 @@ def test_bad_input_is_one_line(table, arguments, message):
   result = call(*(table if argument == "TABLE" else argument for argument in arguments))
   assert result.exit_code != 0 and result.stdout == ""
   assert result.stderr.count("\n") == 1 and message in result.stderr
+
+
+def without(modules, *arguments):
+  """The command in an environment that lacks these modules."""
+  program = (
+    f"import sys; sys.modules |= dict.fromkeys({modules!r}); sys.argv = ['maxtext-sparse', *{[*map(str, arguments)]!r}]; "
+    "from maxtext_sparse.cli import main; main()"
+  )
+  return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+  "arguments",
+  [
+    ("fit", "TABLE", "--law", "all"),
+    ("recommend", "TABLE", "--flops", "1e20", "--bootstrap", "20"),
+    ("plot", "accuracy", "TABLE", "--out", "OUT"),
+    ("plan", "--steps", "1000", "--sparsity", "0.5"),
+  ],
+)
+def test_analysis_needs_neither_jax_nor_maxtext(table, tmp_path, arguments):
+  places = {"TABLE": table, "OUT": tmp_path}
+  done = without(["jax", "maxtext"], *(places.get(argument, argument) for argument in arguments))
+  assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+  ("module", "arguments", "remedy"),
+  [("jax", ("params", "base.yml"), "maxtext[tpu]=="), ("pandas", ("fit", "TABLE"), "maxtext-sparse[analysis]")],
+)
+def test_a_missing_package_is_one_line(table, module, arguments, remedy):
+  done = without([module], *(table if argument == "TABLE" else argument for argument in arguments))
+  assert done.returncode == 2 and done.stderr.count("\n") == 1
+  assert f"{module}: not installed here" in done.stderr and remedy in done.stderr
 
 
 @pytest.mark.parametrize("command", ["fit", "predict", "recommend", "plot", "convert"])
