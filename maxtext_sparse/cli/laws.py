@@ -140,7 +140,7 @@ def plot(
   figure: Annotated[str, typer.Argument(help="pairs, compute, accuracy, schedules, rates, phases or density.")],
   inputs: Annotated[list[str], typer.Argument(help="RUNS.csv, metrics files or run folders.")],
   out: Annotated[str, typer.Option(help="Folder for FIGURE.png and FIGURE.svg.")] = ".",
-  law: Annotated[str, typer.Option(help="For accuracy: the law, or several separated by commas.")] = "average",
+  law: Annotated[str, typer.Option(help="For accuracy: a law, several separated by commas, or all.")] = "average",
   as_json: _Json = False,
 ) -> None:
   """Draws one of the paper's figures from runs, as PNG and SVG.

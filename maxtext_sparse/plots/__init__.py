@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.laws.forms import LAWS
 
 # Name on the command line -> module of this package and function: (inputs, law names) -> figure, numbers to report.
 FIGURES = {
@@ -26,7 +27,7 @@ def draw(figure: str, inputs: Sequence[str], out: str, law: str = "average") -> 
     figure: a name in `FIGURES`.
     inputs: paths of runs tables, metrics files and run folders.
     out: folder for the two files, made if missing.
-    law: law names separated by commas, for figures that fit.
+    law: law names separated by commas or `all`, for figures that fit.
 
   Returns:
     JSON: `figure`, `files`, and the `numbers` that the figure shows.
@@ -39,6 +40,7 @@ def draw(figure: str, inputs: Sequence[str], out: str, law: str = "average") -> 
   module, function = FIGURES[figure]
   style = importlib.import_module(f"{__name__}.style")
   with style.in_style():
-    drawn, numbers = getattr(importlib.import_module(f"{__name__}.{module}"), function)(inputs, law.split(","))
+    laws = list(LAWS) if law == "all" else law.split(",")
+    drawn, numbers = getattr(importlib.import_module(f"{__name__}.{module}"), function)(inputs, laws)
     files = style.save(drawn, os.path.join(out, figure))
   return {"figure": figure, "files": files, "numbers": numbers}

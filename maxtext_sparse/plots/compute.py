@@ -44,6 +44,9 @@ def draw_compute(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
   fit = fit_two_slopes(*map(np.concatenate, zip(*map(_after_warmup, points))))
   figure, axes = style.panels(1, 2, width=4.4, height=3.6)
   _draw_loss(axes[0, 0], curves, points, fit)
+  num_sizes = len({curve.active[0] for curve in curves})
+  if num_sizes > 1:
+    axes[0, 0].set_title(f"one fit to {len(curves)} runs of {num_sizes} sizes", size=9)
   longest = max(curves, key=lambda curve: (curve.sparsity > 0, len(curve.step)))
   ratios = _draw_coefficient(axes[0, 1], longest, fit)
   numbers = {"alpha_early": fit.alpha_early, "alpha_late": fit.alpha_late, "knee_flops": fit.knee_flops} | ratios
@@ -129,11 +132,13 @@ def _draw_coefficient(axis, curve: Curve, fit: TwoSlopes) -> dict[str, float]:
     iterations = np.arange(1, len(coefficient) + 1)
     look = style.series(index) | {"markevery": max(1, len(iterations) // 10), "markersize": 4}
     axis.plot(iterations, coefficient, label=rf"$\alpha$ = {alpha:.3f}", **look)
-    ratios[f"coefficient_change_second_half_{name}"] = float(coefficient[-1] / coefficient[len(coefficient) // 2])
+    factor = coefficient[-1] / coefficient[len(coefficient) // 2]
+    ratios[f"eq5_coefficient_factor_over_second_half_alpha_{name}"] = float(factor)
+  axis.set_title(f"coefficient of eq. 5 of {curve.name}", size=9)
+  unit = "pruning iteration" if curve.sparsity > 0 else "interval"
   axis.set(
-    title=curve.name,
-    xlabel=f"pruning iterations k ({curve.period} steps each)",
-    ylabel=r"$C_{0:k-1}^{-\alpha-1}$ ($C$ in units of the first iteration's)",
+    xlabel=f"{unit}s k ({curve.period} steps each)",
+    ylabel=r"$C_{0:k-1}^{-\alpha-1}$ ($C$ in units of the first " + f"{unit.split()[-1]}'s)",
     ylim=(0, None),
   )
   axis.legend()

@@ -76,14 +76,15 @@ def _grid(matrices: dict[str, float]) -> pd.DataFrame:
 
 
 def _draw_cells(axis, grid: pd.DataFrame) -> None:
-  most = np.nanmax(grid.to_numpy())
-  image = axis.imshow(np.ma.masked_invalid(grid.to_numpy()), cmap="Greys", vmin=0, vmax=most, aspect="auto")
-  for (row, column), density in np.ndenumerate(grid.to_numpy()):
-    if np.isfinite(density):
-      text = f"{100 * density:.2g}" if density < 0.995 else "100"
-      axis.text(column, row, text, ha="center", va="center", size=7, color="white" if density > 0.5 * most else "black")
+  percent = 100 * grid.to_numpy()
+  most = np.nanmax(percent)
+  image = axis.imshow(np.ma.masked_invalid(percent), cmap="Greys", vmin=0, vmax=most, aspect="auto")
+  for (row, column), left in np.ndenumerate(percent):
+    if np.isfinite(left):
+      text = f"{left:.2g}" if left < 99.5 else "100"
+      axis.text(column, row, text, ha="center", va="center", size=7, color="white" if left > 0.5 * most else "black")
   axis.set_xticks(range(grid.shape[1]), grid.columns)
   axis.set_yticks(range(grid.shape[0]), grid.index)
-  axis.set_xlabel("layer (- : outside the layers); numbers are % of the matrix's weights left")
+  axis.set_xlabel("layer (- : outside the layers)")
   axis.grid(visible=False)
-  axis.figure.colorbar(image, ax=axis, label="density", shrink=0.9)
+  axis.figure.colorbar(image, ax=axis, label="% of the matrix's weights left", shrink=0.9)

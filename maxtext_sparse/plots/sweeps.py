@@ -1,12 +1,14 @@
 """Figures 4, 5 and 6: sweeps over the pruning schedule, batch size and learning rate, start and duration of pruning."""
 
 from collections.abc import Sequence
+import itertools
 from typing import Any
 
 from matplotlib.figure import Figure
 import numpy as np
 import pandas as pd
 
+from maxtext_sparse.config import KEYS
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plots import style
 from maxtext_sparse.plots.runs import read_tables
@@ -15,27 +17,30 @@ _FRACTIONS = ("gmp_dense_fraction", "gmp_prune_fraction")
 _LOSS = "final evaluation loss (nats per token)"
 # The paper's schedule: shares of the compute spent dense and pruning.
 _BEST = (0.25, 0.5)
+# What a panel varies, and the share that it holds.
+_FIXED = (f"start, with {style.percent(_BEST[1])} pruning", f"duration, with {style.percent(_BEST[0])} dense")
 
 
 def draw_schedules(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
-  """Figure 4: a panel for each training length, a group of bars for each schedule, a bar for each sparsity."""
+  """Figure 4: a panel for each size and length, a group of bars for each schedule, a bar for each sparsity."""
   del laws
   runs = _sparse(read_tables(inputs, _FRACTIONS))
-  lengths = sorted(runs["tokens"].unique())
-  sparsities = sorted(runs["sparsity"].unique())
-  figure, axes = style.panels(len(lengths), 1, width=7.5, height=2.9, sharey=True)
+  sizes, sparsities = _sizes(runs), sorted(runs["sparsity"].unique())
+  kinds = list(runs.groupby([_rounded(runs[column]) for column in ("dense_params", "tokens")]))
+  figure, axes = style.panels(len(kinds), 1, width=7.5, height=2.9)
   numbers: dict[str, Any] = {}
-  for axis, length in zip(axes[:, 0], lengths):
-    table = _mean_loss(runs[runs["tokens"] == length], _FRACTIONS, "sparsity")
+  for axis, ((size, length), part) in zip(axes[:, 0], kinds):
+    table = _mean_loss(part, _FRACTIONS, "sparsity")
     _draw_bars(axis, table, sparsities)
-    axis.set_title(f"{style.compact(length)} tokens", size=9)
-    for level, losses in table.items():
-      numbers[f"best_{style.compact(length)}_s{100 * level:g}"] = _schedule_name(losses.idxmin())
-  # Bars start below the least loss: differences between schedules are a percent of it.
-  low, high = runs["loss"].min(), runs["loss"].max()
-  axes[0, 0].set_ylim(low - 0.15 * (high - low), high + 0.05 * (high - low))
+    axis.set_title(_kind(size, length, sizes), size=9)
+    # Bars start below the least loss: differences between schedules are a percent of it.
+    losses = runs["loss"][_rounded(runs["dense_params"]) == size]
+    room = losses.max() - losses.min() or 0.1
+    axis.set_ylim(losses.min() - 0.15 * room, losses.max() + 0.05 * room)
+    for level, column in table.items():
+      numbers[f"best_{_key(size, length, sizes)}_s{100 * level:g}"] = _schedule_name(column.idxmin())
   axes[-1, 0].set_xlabel("(dense %, pruning %) of the training compute; the loss axis does not start at 0")
-  figure.legend(*axes[0, 0].get_legend_handles_labels(), title="sparsity", loc="outside right upper")
+  _draw_legend(figure, axes)
   return figure, numbers
 
 
@@ -43,6 +48,7 @@ def draw_rates(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict
   """Figure 5: a grid of losses over batch size and learning rate for each sparsity, the best one framed."""
   del laws
   runs = read_tables(inputs, ("learning_rate", "batch_tokens"))
+  _check_one_kind(runs)
   levels = sorted(runs["sparsity"].unique())
   # A cell holds a bold loss and its frame; an inch goes to the colour bar.
   width = max(2.6, 0.8 * runs["learning_rate"].nunique()) + 1.0 / len(levels)
@@ -62,24 +68,28 @@ def draw_rates(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict
 
 
 def draw_phases(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
-  """Figure 6: loss over the start of pruning (50 % pruning) and over its duration (25 % dense), by training length."""
+  """Figure 6: loss over the start of pruning (50 % pruning) and over its duration (25 % dense).
+
+  A row for each size, a column for each length.
+  """
   del laws
   runs = _sparse(read_tables(inputs, _FRACTIONS))
-  lengths = sorted(runs["tokens"].unique())
-  figure, axes = style.panels(1, 2 * len(lengths), width=2.6, height=3.2, sharey=True)
+  sizes, lengths = _sizes(runs), sorted(_rounded(runs["tokens"]).unique())
+  figure, axes = style.panels(len(sizes), 2 * len(lengths), width=2.6, height=3.2, sharey="row")
+  sparsities = sorted(runs["sparsity"].unique())
   numbers: dict[str, Any] = {}
-  views = ((0, "dense share (% of compute)", "start"), (1, "pruning share (% of compute)", "duration"))
-  for position, (varied, label, name) in enumerate(views):
-    for column, length in enumerate(lengths):
-      axis = axes[0, position * len(lengths) + column]
-      at_best = np.isclose(runs[_FRACTIONS[1 - varied]], _BEST[1 - varied])
-      table = _mean_loss(runs[(runs["tokens"] == length) & at_best], (_FRACTIONS[varied],), "sparsity")
-      _draw_lines(axis, table)
-      axis.set(xlabel=label, title=f"{name}, {style.compact(length)} tokens")
-      for level, losses in table.items():
-        numbers[f"best_{name}_{style.compact(length)}_s{100 * level:g}"] = style.percent(losses.idxmin())
-  axes[0, 0].set_ylabel(_LOSS)
-  figure.legend(*axes[0, 0].get_legend_handles_labels(), title="sparsity", loc="outside right upper")
+  for varied in range(2):
+    at_best = _at_best(runs, 1 - varied)
+    for (row, size), (column, length) in itertools.product(enumerate(sizes), enumerate(lengths)):
+      part = at_best[(_rounded(at_best["dense_params"]) == size) & (_rounded(at_best["tokens"]) == length)]
+      axis = axes[row, varied * len(lengths) + column]
+      axis.set_title(f"{_FIXED[varied]}\n{_kind(size, length, sizes)}", size=9)
+      best = _draw_phase(axis, part, varied, sparsities)
+      key = f"best_{('start', 'duration')[varied]}_{_key(size, length, sizes)}"
+      numbers |= {f"{key}_s{100 * level:g}": style.percent(share) for level, share in best.items()}
+  for axis in axes[:, 0]:
+    axis.set_ylabel(_LOSS)
+  _draw_legend(figure, axes)
   return figure, numbers
 
 
@@ -90,12 +100,55 @@ def _sparse(runs: pd.DataFrame) -> pd.DataFrame:
   return sparse
 
 
+def _at_best(runs: pd.DataFrame, held: int) -> pd.DataFrame:
+  """The runs with the paper's share of what a panel holds."""
+  at_best = runs[np.isclose(runs[_FRACTIONS[held]], _BEST[held])]
+  if at_best.empty:
+    raise ConfigError(f"{_FRACTIONS[held]}: no run has the paper's {_BEST[held]:g}, this figure needs runs that do")
+  return at_best
+
+
+def _rounded(counts: pd.Series) -> pd.Series:
+  """To the three digits that titles show: a length that is no multiple of the batch size is still that length."""
+  return counts.map(lambda count: float(f"{count:.3g}"))
+
+
+def _sizes(runs: pd.DataFrame) -> list[float]:
+  return sorted(_rounded(runs["dense_params"]).unique())
+
+
+def _kind(size: float, length: float, sizes: Sequence[float]) -> str:
+  """The title of a panel's runs, with their size where there are several."""
+  return (f"{style.compact(size)} dense, " if len(sizes) > 1 else "") + f"{style.compact(length)} tokens"
+
+
+def _key(size: float, length: float, sizes: Sequence[float]) -> str:
+  return (f"{style.compact(size)}_" if len(sizes) > 1 else "") + style.compact(length)
+
+
+def _check_one_kind(runs: pd.DataFrame) -> None:
+  """Refuses runs that cannot share a grid; batch sizes make lengths differ a little."""
+  for column, most in (("dense_params", 1.02), ("tokens", 1.5)):
+    low, high = runs[column].min(), runs[column].max()
+    if high > most * low:
+      raise ConfigError(
+        f"{column}={style.compact(low)} to {style.compact(high)}: rates needs runs that differ by at most "
+        f"{most:g} times, give those of one {'size' if column == 'dense_params' else 'length'}"
+      )
+
+
 def _mean_loss(runs: pd.DataFrame, rows: Sequence[str], columns: str) -> pd.DataFrame:
-  """Mean loss over repeats; NaN where a combination was not run."""
-  if runs.empty:
-    raise ConfigError(
-      f"{', '.join(rows)}: no run has the paper's other share, {_BEST[0]:g} dense or {_BEST[1]:g} pruning"
-    )
+  """Mean loss over repeats; NaN where a combination was not run.
+
+  Raises:
+    ConfigError: runs of one combination differ in another setting, so they are no repeats.
+  """
+  cells = runs.groupby([*rows, columns])
+  for setting in sorted({*KEYS, "learning_rate", "batch_tokens"}.intersection(runs) - {*rows, columns}):
+    num_values = cells[setting].nunique()
+    if (num_values > 1).any():
+      values = ", ".join(map(str, sorted(cells.get_group(num_values.idxmax())[setting].dropna().unique())))
+      raise ConfigError(f"{setting}={values}: runs that are otherwise equal differ in it, give those of one value")
   index = rows[0] if len(rows) == 1 else list(rows)
   return runs.pivot_table(values="loss", index=index, columns=columns, aggfunc="mean").sort_index()
 
@@ -138,8 +191,25 @@ def _frame(row: int, column: int):
   return Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor="black", linewidth=2)
 
 
-def _draw_lines(axis, table: pd.DataFrame) -> None:
-  for index, (level, losses) in enumerate(table.items()):
+def _draw_phase(axis, runs: pd.DataFrame, varied: int, sparsities: Sequence[float]) -> dict[float, float]:
+  """A line for each sparsity over the share that varies; returns each one's best share."""
+  if runs.empty:
+    axis.text(0.5, 0.5, "not run", ha="center", va="center", transform=axis.transAxes)
+    return {}
+  table = _mean_loss(runs, (_FRACTIONS[varied],), "sparsity")
+  for level, losses in table.items():
     known = losses.dropna()
-    axis.plot(100 * known.index.to_numpy(), known.to_numpy(), label=style.percent(level), **style.series(index))
+    look = style.series(sparsities.index(level))
+    axis.plot(100 * known.index.to_numpy(), known.to_numpy(), label=style.percent(level), **look)
   axis.set_xticks(100 * table.index.to_numpy())
+  axis.set_xlabel(("dense share (% of compute)", "pruning share (% of compute)")[varied])
+  return table.idxmin().to_dict()
+
+
+def _draw_legend(figure: Figure, axes: np.ndarray) -> None:
+  """Of all panels: not every one has runs of every sparsity."""
+  entries: dict[str, Any] = {}
+  for axis in axes.flat:
+    entries |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels())}
+  ordered = sorted(entries, key=lambda label: float(label.split()[0]))
+  figure.legend(handles=[entries[label] for label in ordered], title="sparsity", loc="outside right upper")

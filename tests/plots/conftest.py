@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import pathlib
+import re
 
 import numpy as np
 import pandas as pd
@@ -45,6 +48,17 @@ def write_metrics(path, dense, sparsity, steps=1200, tokens=8192, seed=0):
       file.write(json.dumps(metrics) + "\n")
     file.write(json.dumps({"eval/avg_loss": loss, "step": steps - 1, "run_name": path.stem}) + "\n")
   return str(path)
+
+
+def texts(result):
+  """Every line of text in a figure; matplotlib draws letters as paths and notes what they say."""
+  return re.findall(r"<!-- (.*?) -->", pathlib.Path(result["files"][1]).read_text())
+
+
+@pytest.fixture
+def out(tmp_path):
+  """Where figures go; MAXTEXT_SPARSE_FIGURES keeps them for a look."""
+  return os.environ.get("MAXTEXT_SPARSE_FIGURES") or str(tmp_path / "figures")
 
 
 @pytest.fixture

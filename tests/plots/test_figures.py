@@ -1,17 +1,18 @@
 """Every figure is drawn as PNG and SVG, says what it shows, and refuses inputs that cannot give it."""
 
 import json
-import os
 import pathlib
 
 import numpy as np
 import pytest
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.plots import draw, FIGURES
 from maxtext_sparse.plots.compute import eq5_coefficient, fit_two_slopes
+from maxtext_sparse.plots.density import draw_density
 from maxtext_sparse.plots.runs import read_inputs
-from tests.plots.conftest import row, write_metrics, write_table
+from tests.plots.conftest import row, texts, write_metrics, write_table
 
 # Figure -> fixture with its inputs.
 INPUTS = {
@@ -28,12 +29,6 @@ INPUTS = {
 def paths_of(request, figure):
   value = request.getfixturevalue(INPUTS[figure])
   return value if isinstance(value, list) else [value]
-
-
-@pytest.fixture
-def out(tmp_path):
-  """Where figures go; MAXTEXT_SPARSE_FIGURES keeps them for a look."""
-  return os.environ.get("MAXTEXT_SPARSE_FIGURES") or str(tmp_path / "figures")
 
 
 def test_every_figure_is_tested():
@@ -54,27 +49,6 @@ def test_svg_is_the_same_each_time(pairs_table, tmp_path):
   assert first == second
 
 
-def test_pairs_report_the_loss_gap(pairs_table, out):
-  numbers = draw("pairs", [pairs_table], out)["numbers"]
-  # The fixture adds 0, 0.004, ... to the law; twins 0.5 % larger cost the law another 0.001.
-  assert list(numbers) == ["s20", "s40", "s60", "s80"]
-  np.testing.assert_allclose(list(numbers.values()), [0.001, 0.005, 0.009, 0.013], atol=1.5e-3)
-
-
-def test_pairs_interpolate_between_two_neighbours(tmp_path, out):
-  sparse = row("s60", 138e6, 0.6, 33.5e9)
-  size = sparse["average_params"]
-  rows = [sparse, row("small", 0.95 * size, 0.0, 33.5e9), row("large", 1.05 * size, 0.0, 33.5e9)]
-  numbers = draw("pairs", [write_table(tmp_path / "n.csv", rows)], out)["numbers"]
-  assert abs(numbers["s60"]) < 1e-3
-
-
-def test_pairs_take_active_parameters_from_metrics(tmp_path, out):
-  metrics = write_metrics(tmp_path / "s50.jsonl", 1e8, 0.5)
-  table = write_table(tmp_path / "t.csv", [row("s50", 1e8, 0.5, 1e9), row("d", 0.6914e8, 0.0, 1e9)])
-  assert list(draw("pairs", [metrics, table], out)["numbers"]) == ["s50"]
-
-
 def test_two_slopes_are_recovered():
   flops = np.geomspace(1e16, 1e20, 300)
   loss = 5.0 * np.minimum(flops / 1e18, 1) ** -0.203 * np.maximum(flops / 1e18, 1) ** -0.041
@@ -91,6 +65,25 @@ def test_eq5_coefficient_of_constant_compute(tmp_path):
   np.testing.assert_allclose(eq5_coefficient(curve, 0.2), np.arange(1, 11) ** -1.2, rtol=1e-9)
 
 
+def test_compute_says_how_many_sizes_share_the_fit(tmp_path, out):
+  paths = [write_metrics(tmp_path / f"{size:g}.jsonl", size, 0.5, steps=300) for size in (1e8, 2e8)]
+  assert "one fit to 2 runs of 2 sizes" in texts(draw("compute", paths, out))
+  assert not any("sizes" in text for text in texts(draw("compute", paths[:1], out)))
+
+
+def test_compute_of_a_dense_run_has_no_pruning_iterations(tmp_path, out):
+  table = write_table(tmp_path / "d.csv", [row("dense", 1e6, 0.0, 8192 * 300)])
+  result = draw("compute", [write_metrics(tmp_path / "dense.jsonl", 1e6, 0.0, steps=300), table], out)
+  assert {"coefficient of eq. 5 of dense", "intervals k (100 steps each)"} <= set(texts(result))
+  # Constant compute over 3 intervals: from the second to the third the coefficient falls by (3 / 2)^(-alpha - 1).
+  expected = 1.5 ** (-result["numbers"]["alpha_late"] - 1)
+  np.testing.assert_allclose(result["numbers"]["eq5_coefficient_factor_over_second_half_alpha_late"], expected, rtol=1e-3)
+
+
+def test_accuracy_of_all_laws(law_table, out):
+  assert list(draw("accuracy", [law_table], out, "all")["numbers"]) == [f"mae_{name}" for name in LAWS]
+
+
 def test_metrics_give_a_table(tmp_path):
   (curve,), table = read_inputs([write_metrics(tmp_path / "s80.jsonl", 1e8, 0.8)])
   assert curve.period == 20
@@ -101,6 +94,12 @@ def test_metrics_give_a_table(tmp_path):
 def test_density_of_a_checkpoint_is_of_the_event_before_it(run_folder, out):
   assert draw("density", [run_folder], out)["numbers"]["step"] == 1200
   assert draw("density", [f"{run_folder}/checkpoints/900"], out)["numbers"]["step"] == 600
+
+
+def test_density_colours_are_in_percent_as_the_cells(run_folder):
+  cells, bar = draw_density([run_folder], [])[0].axes
+  assert max(float(text.get_text()) for text in cells.texts) == pytest.approx(bar.get_ylim()[1], rel=0.05)
+  assert bar.get_ylabel() == "% of the matrix's weights left"
 
 
 @pytest.mark.parametrize(
