@@ -141,13 +141,24 @@ def fit(law: Law, runs: pd.DataFrame, num_starts: int | None = NUM_STARTS, seed:
   if not np.isfinite(objective).any():
     raise ConfigError(f"--law={law.name}: no start reached a finite objective, check the table's units")
   order = np.argsort(objective, kind="stable")
-  best = objective[order[0]]
-  is_best = objective <= best * (1 + _SAME_OPTIMUM) + _ZERO
-  optima, good_starts = theta[is_best], starts[order[:_NUM_GOOD_STARTS]]
+  optima, good_starts = theta[at_optimum(objective)], starts[order[:_NUM_GOOD_STARTS]]
   spread = float(np.ptp(law.predict(optima, runs), axis=0).max())
   return Fit(
-    law, theta[order[0]], float(best), runs, good_starts, len(optima), len(starts), _undetermined(law, optima), spread
+    law,
+    theta[order[0]],
+    float(objective[order[0]]),
+    runs,
+    good_starts,
+    len(optima),
+    len(starts),
+    _undetermined(law, optima),
+    spread,
   )
+
+
+def at_optimum(objective: np.ndarray) -> np.ndarray:
+  """Which of the objectives [s] are the least one, to rounding."""
+  return objective <= objective.min() * (1 + _SAME_OPTIMUM) + _ZERO
 
 
 def evaluate(law: Law, runs: pd.DataFrame, coefficients: Mapping[str, float]) -> Fit:

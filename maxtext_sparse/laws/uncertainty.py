@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.laws.fit import Fit, minimise_from
+from maxtext_sparse.laws.fit import at_optimum, Fit, minimise_from
 
 # Share of predictions that an interval should hold.
 LEVEL = 0.90
@@ -98,7 +98,8 @@ def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def leave_one_sparsity_out(fit: Fit) -> dict[str, float | None]:
   """Sparsity, as text, -> mean absolute error on its runs of a fit to all other runs.
 
-  None where the others do not determine the law.
+  The mean over fits with the same objective, where the other runs leave coefficients open; None where they cannot
+  determine the law.
   """
   sparsity = fit.runs["sparsity"].to_numpy()
   errors: dict[str, float | None] = {}
@@ -112,7 +113,7 @@ def leave_one_sparsity_out(fit: Fit) -> dict[str, float | None]:
     starts = np.concatenate([fit.theta[None], fit.good_starts])
     theta, objective = minimise_from(fit.law, fit.runs[~is_held], starts)
     held = fit.runs[is_held]
-    predicted = fit.law.predict(theta[np.argmin(objective)], held)
+    predicted = fit.law.predict(theta[at_optimum(objective)], held)
     errors[f"{level:g}"] = float(np.abs(predicted - held["loss"].to_numpy()).mean())
   return errors
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.laws.fit import fit
+from maxtext_sparse.laws.fit import at_optimum, fit, minimise_from
 from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.laws.predict import as_columns, point
 from maxtext_sparse.laws.table import check_runs
@@ -46,6 +46,17 @@ def test_held_out_errors_of_exact_runs_are_zero():
   errors = leave_one_sparsity_out(fit(LAWS["average"], check_runs(runs_of(average_law))))
   assert set(errors) == {"0", "0.2", "0.4", "0.6", "0.8"}
   assert max(errors.values()) < 1e-4
+
+
+def test_held_out_errors_of_an_open_law_are_the_mean_over_equally_good_fits():
+  """A law of the dense size between four sparsities: any curve between the middle two is as good."""
+  fitted = fit(LAWS["chinchilla"], check_runs(runs_of(average_law)))
+  runs, is_held = fitted.runs, fitted.runs["sparsity"] == 0.4
+  theta, objective = minimise_from(fitted.law, runs[~is_held], np.concatenate([fitted.theta[None], fitted.good_starts]))
+  predicted = fitted.law.predict(theta[at_optimum(objective)], runs[is_held])
+  errors = np.abs(predicted - runs["loss"][is_held].to_numpy()).mean(axis=1)
+  assert np.ptp(errors) > 0.2 * errors.mean()
+  np.testing.assert_allclose(leave_one_sparsity_out(fitted)["0.4"], errors.mean(), rtol=1e-9)
 
 
 def test_a_sparsity_that_cannot_be_left_out_has_no_error():
