@@ -25,9 +25,16 @@ Loader.yaml_implicit_resolvers = {
   first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
   for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-Loader.add_implicit_resolver(
-  "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+
+
+class Dumper(yaml.SafeDumper):
+  """Quotes text that MaxText would take for a number, such as a run named 12e5."""
+
+
+for _side in (Loader, Dumper):
+  _side.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+  )
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -91,6 +98,11 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     both = isinstance(value, dict) and isinstance(merged.get(key), dict)
     merged[key] = merge(merged[key], value) if both else value
   return merged
+
+
+def dump(config: Mapping[str, Any], **style: Any) -> str:
+  """YAML that MaxText reads back as it is, keys in their order; `style` as for `yaml.dump`."""
+  return yaml.dump(dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, **style)
 
 
 def stock_name(path: str) -> str | None:

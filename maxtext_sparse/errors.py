@@ -26,7 +26,7 @@ class RunError(RuntimeError):
 class StoppedError(RunError):
   """A run was stopped from outside, preempted for example, and goes on when it is started again."""
 
-  # xpk and MaxText's own launchers restart a workload that ends so.
+  # xpk restarts a workload that ends so.
   exit_status = 42
 
 

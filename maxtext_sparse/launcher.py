@@ -7,10 +7,8 @@ import importlib.util
 import os
 import tempfile
 
-import yaml
-
 from maxtext_sparse import hooks
-from maxtext_sparse.config_files import merge_configs, STOCK_FOLDER
+from maxtext_sparse.config_files import dump, merge_configs, STOCK_FOLDER
 from maxtext_sparse.errors import ConfigError, one_line_errors
 
 
@@ -48,7 +46,7 @@ def merged_configs(arguments: Sequence[str]) -> Iterator[list[str]]:
   with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as directory:
     path = os.path.join(directory, "merged.yml")
     with open(path, "w", encoding="utf-8") as file:
-      yaml.safe_dump(merge_configs(configs), file, sort_keys=False)
+      file.write(dump(merge_configs(configs)))
     yield [path, *others]
 
 

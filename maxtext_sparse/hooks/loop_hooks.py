@@ -42,7 +42,7 @@ def observe_steps(maybe_save_checkpoint):
     try:
       return maybe_save_checkpoint(checkpoint_manager, state, config, data_iterator, step)
     except StopTraining as error:
-      # Preempted, or the checkpoint failed; the train loop catches this and ends as if all were well.
+      # Preempted, or before 0.2.5 the checkpoint failed; the train loop catches this and ends as if all were well.
       if run is not None:
         run.monitor.stop(" ".join(str(error).split()).rstrip("."))
       raise

@@ -141,18 +141,17 @@ def fit(law: Law, runs: pd.DataFrame, num_starts: int | None = NUM_STARTS, seed:
   if not np.isfinite(objective).any():
     raise ConfigError(f"--law={law.name}: no start reached a finite objective, check the table's units")
   order = np.argsort(objective, kind="stable")
-  optima, good_starts = theta[at_optimum(objective)], starts[order[:_NUM_GOOD_STARTS]]
-  spread = float(np.ptp(law.predict(optima, runs), axis=0).max())
+  optima = theta[at_optimum(objective)]
   return Fit(
-    law,
-    theta[order[0]],
-    float(objective[order[0]]),
-    runs,
-    good_starts,
-    len(optima),
-    len(starts),
-    _undetermined(law, optima),
-    spread,
+    law=law,
+    theta=theta[order[0]],
+    objective=float(objective[order[0]]),
+    runs=runs,
+    good_starts=starts[order[:_NUM_GOOD_STARTS]],
+    num_agreeing=len(optima),
+    num_starts=len(starts),
+    undetermined=_undetermined(law, optima),
+    spread=float(np.ptp(law.predict(optima, runs), axis=0).max()),
   )
 
 

@@ -87,22 +87,23 @@ def recommend(fit: Fit, resamples: Bootstrap, budget: Budget) -> dict[str, Any]:
   `runnable` is null where no shape keeps the cap.
   """
   best = best_point(fit, budget)
-  points = {"best": best, "runnable": None, "dense_alternative": _spend(best.final_params, 0.0, budget)}
+  dense = _spend(best.final_params, 0.0, budget)
   shape = _runnable_shape(best, budget)
-  if shape is not None:
-    points["runnable"] = _spend_on(shape, best, budget)
-  named = {name: point for name, point in points.items() if point is not None}
-  rows: dict[str, Any] = dict(zip(named, predictions(fit, resamples, list(named.values()))))
-  if shape is not None:
+  runnable = {"runnable": _spend_on(shape, best, budget)} if shape else {}
+  points = {"best": best, **runnable, "dense_alternative": dense}
+  rows: dict[str, Any] = dict(zip(points, predictions(fit, resamples, list(points.values()))))
+  if shape:
     rows["runnable"] |= {"shape": shape.maxtext_keys(), "total_params": shape.total}
   return {
     "law": fit.law.name,
     "compute": "effective: 6 x average_params x tokens; hardware_flops is what dense hardware spends",
     "budget_flops": budget.flops,
     "max_final_params": budget.max_final_params if math.isfinite(budget.max_final_params) else None,
-    **{name: rows.get(name) for name in points},
-    "difference": _difference(fit, resamples, best, named["dense_alternative"], budget),
-    "warnings": list(_warnings(fit, budget, named)),
+    "best": rows["best"],
+    "runnable": rows.get("runnable"),
+    "dense_alternative": rows["dense_alternative"],
+    "difference": _difference(fit, resamples, best, dense, budget),
+    "warnings": list(_warnings(fit, budget, points)),
   }
 
 

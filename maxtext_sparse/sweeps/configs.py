@@ -4,16 +4,14 @@ from collections.abc import Mapping
 import glob
 from typing import Any
 
-import yaml
-
-from maxtext_sparse.config_files import STOCK
+from maxtext_sparse.config_files import dump, STOCK
 
 
 def config_text(config: Mapping[str, Any]) -> str:
   """YAML of a run's config: the same bytes for the same keys, whatever their order."""
   head = {"base_config": config.get("base_config", STOCK)}
   rest = {key: config[key] for key in sorted(config) if key != "base_config"}
-  return yaml.safe_dump(head | rest, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+  return dump(head | rest, default_flow_style=None, width=120)
 
 
 def corpus_keys() -> dict[str, Any]:

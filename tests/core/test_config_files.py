@@ -1,8 +1,10 @@
 """Config files: MaxText's scalars, chains of bases, several files merged, and one line for each that cannot be read."""
 
+from hypothesis import example, given
+from hypothesis import strategies as st
 import pytest
 
-from maxtext_sparse.config_files import flatten, merge_configs, near_file, read_config, stock_name
+from maxtext_sparse.config_files import dump, flatten, merge_configs, near_file, read_config, stock_name
 from maxtext_sparse.errors import ConfigError
 
 
@@ -24,6 +26,14 @@ def test_scalars_are_read_as_maxtext_reads_them(write):
   content = read_config(path)
   assert content == OmegaConf.to_container(OmegaConf.load(path))
   assert content["a"] == 1e-9 and content["e"] == "1e-9" and content["b"] == "2026-11-22"
+
+
+@given(st.dictionaries(st.text("abcdef_", min_size=1), st.one_of(st.text(), st.floats(allow_nan=False), st.integers())))
+@example({"run_name": "12e5", "a": "2026-11-22", "b": "1e-9", "c": "no", "d": 1e-9, "e": "0x1f", "f": "1_000"})
+def test_what_is_written_maxtext_reads_back(content):
+  from omegaconf import OmegaConf
+
+  assert OmegaConf.to_container(OmegaConf.create(dump(content)), resolve=False) == content
 
 
 def test_a_chain_ends_at_maxtexts_own_file(write):
