@@ -1,7 +1,8 @@
 """The package's own errors. Each message is one line that names what is wrong and what would be right."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
+import difflib
 import sys
 
 
@@ -12,29 +13,41 @@ class ConfigError(ValueError):
 
 
 class HookError(RuntimeError):
-  """The installed MaxText is not one that the plugin fits."""
+  """The plugin does not fit the installed MaxText."""
 
   exit_status = 2
 
 
 class RunError(RuntimeError):
-  """A run cannot go on, or did not end as a sparse run must."""
+  """A run cannot go on, or it ended before a sparse run may end."""
 
   exit_status = 1
 
 
 class StoppedError(RunError):
-  """A run was stopped from outside, preempted for example, and goes on when it is started again."""
+  """A run was stopped from outside, for example preempted. It goes on when it is started again."""
 
-  # xpk restarts a workload that ends so.
+  # xpk restarts a workload that ends with this status.
   exit_status = 42
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-  """Prints the package's own errors as one line and exits with their status; others pass through."""
+  """Prints the package's own errors as one line and exits with their status. Other errors pass through."""
   try:
     yield
   except (ConfigError, HookError, RunError) as error:
     print(f"maxtext-sparse: error: {error}", file=sys.stderr)
     sys.exit(error.exit_status)
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+  """The choice that is spelt most like `word`, None if none is at least `cutoff` alike (0 to 1)."""
+  matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
+  return matches[0] if matches else None
+
+
+def did_you_mean(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
+  """', did you mean X?' for the end of a message, '' if no choice is near."""
+  near = nearest(word, choices, cutoff)
+  return f", did you mean {near}?" if near else ""

@@ -3,7 +3,7 @@
 Takes exactly what `python -m maxtext.trainers.pre_train.train` takes; several config files merge left to right.
 """
 
-from maxtext_sparse.launcher import run_module
+from maxtext_sparse.entry import run_module
 
 MODULE = "maxtext.trainers.pre_train.train"
 

@@ -9,13 +9,13 @@ from maxtext_sparse import __version__
 from maxtext_sparse.cli import laws, plan
 from maxtext_sparse.cli.doctor import doctor
 from maxtext_sparse.cli.launch import launch_app, register_submit
-from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.cli.patch import patch_app
 from maxtext_sparse.cli.preflight import preflight
 from maxtext_sparse.cli.sweep import sweep_app
+from maxtext_sparse.entry import run_module
 from maxtext_sparse.errors import one_line_errors
 from maxtext_sparse.hooks import SUPPORTED_VERSIONS
-from maxtext_sparse.launcher import run_module
+from maxtext_sparse.terminal import print_json
 
 # The names of rich markup would swallow the brackets in `[key=value ...]`.
 app = typer.Typer(

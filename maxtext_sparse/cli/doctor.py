@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.terminal import new_table, print_json
 
 
 def doctor(
@@ -25,12 +25,11 @@ def doctor(
 
 def _print(report: dict[str, Any]) -> None:
   from rich.console import Console
-  from rich.table import Table
 
   console = Console()
   console.print(f"MaxText {report['maxtext_version']} in {report['maxtext_path']}, patch set {report['patch']}")
   console.print(f"jax {report['jax_version']}, {report['devices']}")
-  table = Table("hook", "fits", "state", title="Hooks", title_justify="left")
+  table = new_table(["hook", "fits", "state"], left=["fits", "state"], title="Hooks")
   for hook in report["hooks"]:
     table.add_row(hook["target"], "yes" if hook["signature_as_expected"] else "NO", hook["state"])
   console.print(table)

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.terminal import print_json
 
 _FLAGS = "xpk_flags"
 
@@ -79,9 +79,9 @@ def xpk(
   --tpu-type v5litepod-16 --docker-image gcr.io/my-project/maxtext-sparse:1 --dry-run
   """
   with one_line_errors():
-    from maxtext_sparse.launch.arguments import read_arguments
-    from maxtext_sparse.launch.workload import make_workload
-    from maxtext_sparse.launch.xpk import Xpk
+    from maxtext_sparse.cluster.arguments import read_arguments
+    from maxtext_sparse.cluster.workload import make_workload
+    from maxtext_sparse.cluster.xpk import Xpk
 
     settings = _settings(context)
     made = make_workload(read_arguments(arguments or []), settings, workload, is_real=not dry_run)
@@ -105,9 +105,9 @@ def command(arguments: _Arguments = None, libtpu_args: _LibtpuArgs = None) -> No
   Example: maxtext-sparse launch command configs/models/162m.yml run_name=s80 base_output_directory=gs://my-bucket/runs
   """
   with one_line_errors():
-    from maxtext_sparse.launch.arguments import read_arguments
-    from maxtext_sparse.launch.command import EXPORTS, training_command
-    from maxtext_sparse.launch.workload import check_sparsity
+    from maxtext_sparse.cluster.arguments import read_arguments
+    from maxtext_sparse.cluster.command import EXPORTS, training_command
+    from maxtext_sparse.cluster.workload import check_sparsity
 
     given = read_arguments(arguments or [])
     check_sparsity(given.values)
@@ -146,8 +146,8 @@ def submit(
   --tpu-type v5litepod-64 --docker-image gcr.io/my-project/maxtext-sparse:1
   """
   with one_line_errors():
-    from maxtext_sparse.launch.sweep import dry_run_sweep, submit_sweep
-    from maxtext_sparse.launch.xpk import Xpk
+    from maxtext_sparse.cluster.submit import dry_run_sweep, submit_sweep
+    from maxtext_sparse.cluster.xpk import Xpk
 
     settings = _settings(context)
     settings.check()
@@ -158,7 +158,7 @@ def submit(
       steps = submit_sweep(directory, settings, program, only, resubmit or ())
     entries = [_print_entry(entry, as_json) for entry in steps]
   if as_json:
-    print_json({"runs": [entry.as_json() for entry in entries]})
+    print_json({"runs": [entry.to_dict() for entry in entries]})
 
 
 def register_submit(app: typer.Typer) -> None:
@@ -167,7 +167,7 @@ def register_submit(app: typer.Typer) -> None:
 
 
 def _settings(context: typer.Context) -> Any:
-  from maxtext_sparse.launch.workload import parse_env, parse_whole, Settings
+  from maxtext_sparse.cluster.workload import parse_env, parse_whole, Settings
 
   options = context.params
   given = ("cluster", "project", "zone", "tpu_type", "docker_image", "base_docker_image", "priority", "libtpu_args")

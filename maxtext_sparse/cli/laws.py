@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.errors import ConfigError, one_line_errors
+from maxtext_sparse.terminal import print_json
 
 _Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="Table of finished runs.")]
 _Starts = Annotated[str, typer.Option(help="Starts drawn from the grid, or all (4,500).")]
@@ -48,7 +48,7 @@ def fit(
   """
   with one_line_errors():
     from maxtext_sparse.laws.forms import LAWS
-    from maxtext_sparse.laws.report import comparison
+    from maxtext_sparse.laws.text import comparison
 
     names = list(LAWS) if law == "all" else [law]
     # The table of all laws has no room for standard errors.
@@ -191,8 +191,8 @@ def convert(
 def _report_at(path: str, name: str, at: str) -> Any:
   from maxtext_sparse.laws.fit import evaluate
   from maxtext_sparse.laws.forms import law_named
-  from maxtext_sparse.laws.report import Report
-  from maxtext_sparse.laws.table import read_runs
+  from maxtext_sparse.laws.runs_table import read_runs
+  from maxtext_sparse.laws.text import Report
 
   pairs = [item.partition("=") for item in at.split(",")]
   try:
@@ -205,7 +205,7 @@ def _report_at(path: str, name: str, at: str) -> Any:
 
 
 def _report(runs: str, law: str, starts: str, num_resamples: int, is_held_out: bool, seed: int):
-  from maxtext_sparse.laws.report import Report
+  from maxtext_sparse.laws.text import Report
   from maxtext_sparse.laws.uncertainty import bootstrap, leave_one_sparsity_out
 
   fitted = _fitted(runs, law, starts, seed)
@@ -223,7 +223,7 @@ def _fit_with_resamples(runs: str, law: str, starts: str, num_resamples: int, se
 def _fitted(runs: str, law: str, starts: str, seed: int):
   from maxtext_sparse.laws.fit import fit as fitted
   from maxtext_sparse.laws.forms import law_named
-  from maxtext_sparse.laws.table import read_runs
+  from maxtext_sparse.laws.runs_table import read_runs
 
   if not (starts == "all" or starts.isdigit()):
     raise ConfigError(f"--starts={starts}: must be a positive number or all")
@@ -257,7 +257,7 @@ def _points(
 
 
 def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
-  from maxtext_sparse.laws.report import text_table
+  from maxtext_sparse.laws.text import text_table
 
   header = ("dense params", "sparsity", "average params", "tokens", "loss", "90 % interval")
   print(text_table(header, map(_prediction_cells, rows)))
@@ -273,7 +273,7 @@ def _prediction_cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_recommendation(result: dict[str, Any]) -> None:
-  from maxtext_sparse.laws.report import text_table
+  from maxtext_sparse.laws.text import text_table
 
   header = ("", "dense params", "sparsity", "average", "final", "tokens", "loss", "90 % interval", "hardware FLOPs")
   rows = []

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from maxtext_sparse.cli.output import print_json
 from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.terminal import print_json
 
 patch_app = typer.Typer(
   no_args_is_help=True, rich_markup_mode=None, help="Sparsity keys native in a MaxText checkout or install."

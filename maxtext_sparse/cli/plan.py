@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from maxtext_sparse.cli.output import avoid_accelerators, console, print_json
-from maxtext_sparse.launcher import one_line_errors
+from maxtext_sparse.entry import one_line_errors
+from maxtext_sparse.terminal import avoid_accelerators, console, print_json
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 _Arguments = Annotated[
@@ -66,7 +66,7 @@ def plan(
   Example: maxtext-sparse plan --twin configs/models/162m.yml
   """
   avoid_accelerators()
-  from maxtext_sparse.plan.request import Budget
+  from maxtext_sparse.plan.request import RunOptions
 
   keys = {
     "sparsity": sparsity,
@@ -78,7 +78,7 @@ def plan(
   }
   given = [f"{key}={value}" for key, value in keys.items() if value is not None]
   with one_line_errors():
-    budget = Budget.parse(steps=steps, tokens=tokens, flops=flops, batch=batch, prunable=prunable, num_chips=chips)
+    budget = RunOptions.parse(steps=steps, tokens=tokens, flops=flops, batch=batch, prunable=prunable, num_chips=chips)
     command = _print_twins if twin else _print_plan
     command([*(arguments or []), *given], budget, plot, as_json)
 
@@ -100,7 +100,7 @@ def params(arguments: _Arguments = None, as_json: _Json = False) -> None:
 
     model = load_model(arguments or [])
     if as_json:
-      print_json(model.as_json())
+      print_json(model.to_dict())
       return
     from maxtext_sparse.plan.text import print_model
 
@@ -112,11 +112,11 @@ def _print_plan(arguments: list[str], budget: Any, plot: str | None, as_json: bo
 
   planned = plan_run(arguments, budget)
   if plot:
-    from maxtext_sparse.plan.figure import save_figure
+    from maxtext_sparse.plots.plan import save_figure
 
     save_figure(planned.report, plot)
   if as_json:
-    print_json(planned.as_json())
+    print_json(planned.to_dict())
     return
   from maxtext_sparse.plan.text import print_report
 
@@ -131,7 +131,7 @@ def _print_twins(arguments: list[str], budget: Any, plot: str | None, as_json: b
     raise ConfigError(f"--plot={plot}: shows one run, leave out --twin")
   found = plan_twins(arguments, budget)
   if as_json:
-    print_json(found.as_json())
+    print_json(found.to_dict())
     return
   from maxtext_sparse.plan.text import print_twins
 

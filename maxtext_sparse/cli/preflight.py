@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from maxtext_sparse.cli.output import console, print_json
 from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.terminal import console, print_json
 
 
 def preflight(
@@ -31,8 +31,8 @@ def preflight(
   Example: maxtext-sparse preflight configs/models/1b.yml --topology v5p-128 sparsity=0.8
   """
   from maxtext_sparse.preflight.compare import compare
-  from maxtext_sparse.preflight.report import as_json as to_json
-  from maxtext_sparse.preflight.report import print_comparison
+  from maxtext_sparse.preflight.text import as_json as to_json
+  from maxtext_sparse.preflight.text import print_comparison
 
   with one_line_errors():
     comparison = compare(arguments or [], topology, slices, jobs, lambda line: print(line, file=sys.stderr, flush=True))

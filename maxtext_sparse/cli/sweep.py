@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from maxtext_sparse.cli.output import avoid_accelerators, console, print_json
 from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.terminal import avoid_accelerators, console, print_json
 
 sweep_app = typer.Typer(
   no_args_is_help=True,
@@ -87,12 +87,12 @@ def status(directory: _Folder, as_json: _Json = False) -> None:
   Example: maxtext-sparse sweep status mini-law
   """
   with one_line_errors():
-    from maxtext_sparse.sweeps.local import is_active
+    from maxtext_sparse.runs.files import is_locked
     from maxtext_sparse.sweeps.manifest import read_manifest
     from maxtext_sparse.sweeps.state import progress, read_notes
 
     manifest = read_manifest(directory)
-    notes, at_work = read_notes(directory), is_active(directory)
+    notes, at_work = read_notes(directory), is_locked(directory)
     rows = [(run, progress(manifest, run, notes, at_work)) for run in manifest.runs]
     if as_json:
       entries = [{"run": run.name, "kind": run.kind, "steps": run.steps} | dataclasses.asdict(p) for run, p in rows]

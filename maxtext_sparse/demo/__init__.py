@@ -8,9 +8,7 @@ MaxText; the runs are child processes.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import fcntl
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -19,10 +17,12 @@ from typing import Any
 from rich.console import Console
 
 from maxtext_sparse.config import ConfigError
-from maxtext_sparse.demo import report, runs
-from maxtext_sparse.demo.corpus import build_corpus, Corpus
-from maxtext_sparse.demo.progress import print_line, run_progress
+from maxtext_sparse.demo import results as figures
+from maxtext_sparse.demo import training
 from maxtext_sparse.hooks import maxtext_version
+from maxtext_sparse.local.corpus import build_corpus, Corpus
+from maxtext_sparse.local.progress import print_line, run_progress
+from maxtext_sparse.runs.files import folder_lock, replace_json
 
 DEFAULT_STEPS = 600
 # Corpus, checkpoints of two runs while they are replaced, and compiled programs, with room to spare.
@@ -46,41 +46,41 @@ def run_demo(out: str, *, steps: int | None = None, sparsity: float = 0.8, as_js
     RunError: a run failed.
   """
   steps = DEFAULT_STEPS if steps is None else steps
-  schedule = runs.sparse_schedule(steps, sparsity)
+  schedule = training.sparse_schedule(steps, sparsity)
   version = maxtext_version()
   _check_modules()
   out = os.path.abspath(os.path.expanduser(out))
   console = Console(stderr=as_json)
   with _failures_in_one_line(out), _own_folder(out):
     corpus, specs = _train_all(out, steps, sparsity, console)
-    results, curves = report.read_results(*specs, schedule)
+    results, curves = figures.read_results(*specs, schedule)
     titles = dict(zip(results, (spec.title for spec in specs)))
     plot = os.path.join(out, "demo.png")
-    report.draw(plot, curves, titles)
+    figures.draw(plot, curves, titles)
     result = _as_dict(out, plot, steps, sparsity, version, corpus, results)
-    _write_json(os.path.join(out, "result.json"), result)
-  report.print_table(console, results, titles)
+    replace_json(os.path.join(out, "result.json"), result)
+  figures.print_table(console, results, titles)
   print_line(console, f"curves: {plot}")
   return result
 
 
 def _train_all(
   out: str, steps: int, sparsity: float, console: Console
-) -> tuple[Corpus, tuple[runs.RunSpec, runs.RunSpec]]:
+) -> tuple[Corpus, tuple[training.RunSpec, training.RunSpec]]:
   corpus_directory = os.path.join(out, "corpus")
   if not os.path.isdir(corpus_directory):
     _check_room(out)
   corpus = build_corpus(corpus_directory)
   if not corpus.is_reused:
     print_line(console, f"corpus: {corpus.train_chars:,} characters to train on, {corpus.eval_chars:,} held out")
-  specs = runs.plan_runs(os.path.join(out, "runs"), corpus, steps, sparsity)
+  specs = training.plan_runs(os.path.join(out, "runs"), corpus, steps, sparsity)
   for spec in specs:
     if spec.is_finished:
       print_line(console, f"{spec.title}: finished before, {spec.directory}")
       continue
     _check_room(out)
     with run_progress(console, spec.title, steps) as reporter:
-      runs.train(spec, corpus, os.path.join(out, "jax_cache"), reporter)
+      training.train(spec, corpus, os.path.join(out, "jax_cache"), reporter)
   return corpus, specs
 
 
@@ -99,16 +99,15 @@ def _failures_in_one_line(out: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _own_folder(out: str) -> Iterator[None]:
   """Makes the folder and keeps other demos out of it; the system drops the lock however this process ends."""
+  lock = contextlib.ExitStack()
   try:
     os.makedirs(out, exist_ok=True)
-    lock = open(os.path.join(out, ".lock"), "w")  # noqa: SIM115 (held over the yield)
+    lock.enter_context(
+      folder_lock(out, f"--out={out}: another demo is at work there, wait for it or choose another folder")
+    )
   except OSError as error:
     raise ConfigError(f"--out={out}: cannot write there ({error.strerror}), choose another folder") from error
   with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise ConfigError(f"--out={out}: another demo is at work there, wait for it or choose another folder") from error
     yield
 
 
@@ -128,7 +127,7 @@ def _check_modules() -> None:
 
 
 def _as_dict(
-  out: str, plot: str, steps: int, sparsity: float, version: str, corpus: Corpus, results: dict[str, report.RunResult]
+  out: str, plot: str, steps: int, sparsity: float, version: str, corpus: Corpus, results: dict[str, figures.RunResult]
 ) -> dict[str, Any]:
   return {
     "out": out,
@@ -140,9 +139,3 @@ def _as_dict(
     "eval_chars": corpus.eval_chars,
     "runs": {name: dataclasses.asdict(result) for name, result in results.items()},
   }
-
-
-def _write_json(path: str, content: dict[str, Any]) -> None:
-  with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-    json.dump(content, file, indent=1)
-  os.replace(f"{path}.tmp", path)

@@ -4,14 +4,14 @@ from etils import epath
 import jax
 from maxtext.utils.exceptions import StopTraining
 
-from maxtext_sparse import record as records
-from maxtext_sparse.census import PendingCensus, prunable_weights
 from maxtext_sparse.config import keys_of
 from maxtext_sparse.errors import one_line_errors
-from maxtext_sparse.hooks import runs
+from maxtext_sparse.hooks import sparse_run
+from maxtext_sparse.hooks.monitor import logger, Monitor
 from maxtext_sparse.hooks.train_state import split_state, step_of, weights_of
-from maxtext_sparse.monitor import logger, Monitor
-from maxtext_sparse.record import Plan, RunRecord
+from maxtext_sparse.pruning.census import PendingCensus, prunable_weights
+from maxtext_sparse.runs import record as records
+from maxtext_sparse.runs.record import Plan, RunRecord
 
 
 def guard_resume(setup_train_loop):
@@ -22,7 +22,7 @@ def guard_resume(setup_train_loop):
     state = split_state(parts[-1])
     start_step = int(step_of(state))
     run_record = RunRecord(str(epath.Path(config.checkpoint_dir).parent), is_writer=jax.process_index() == 0)
-    run = runs.run_of(config)
+    run = sparse_run.run_of(config)
     if run is not None:
       _begin(run, config, run_record, start_step, state)
     elif start_step > 0:
@@ -36,7 +36,7 @@ def observe_steps(maybe_save_checkpoint):
   """`checkpointing.maybe_save_checkpoint`: called after every update with the new state, before it is donated again."""
 
   def observe_and_save(checkpoint_manager, state, config, data_iterator, step=None):
-    run = runs.run_of(config)
+    run = sparse_run.run_of(config)
     if run is not None and step is not None:
       run.monitor.observe(int(step), weights_of(state))
     try:
@@ -67,7 +67,7 @@ def require_completion(train_loop):
 
   def train_to_the_end(config, recorder, state=None):
     state = train_loop(config, recorder, state)
-    run = runs.run_of(config)
+    run = sparse_run.run_of(config)
     if run is not None:
       run.monitor.finish()
     return state
@@ -85,7 +85,7 @@ def fail_in_one_line(main):
   return main_in_one_line
 
 
-def _begin(run: runs.SparseRun, config, run_record: RunRecord, start_step: int, state) -> None:
+def _begin(run: sparse_run.SparseRun, config, run_record: RunRecord, start_step: int, state) -> None:
   census = PendingCensus(run.parameters, prunable_weights(weights_of(state), run.parameters)).result()
   plan = Plan(run.schedule, tuple(p.path for p in run.parameters), run.num_prunable)
   if start_step > 0:

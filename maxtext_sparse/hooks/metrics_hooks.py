@@ -1,14 +1,12 @@
 """Hooks into MaxText's metrics: our scalars in every sink, density on the step line, a complete metrics file."""
 
-import contextlib
 import contextvars
 import json
-import math
-import os
 
 import jax
 
-from maxtext_sparse.hooks import runs
+from maxtext_sparse.hooks import sparse_run
+from maxtext_sparse.runs.metrics import drop_rows_from
 
 _step_suffix: contextvars.ContextVar[str] = contextvars.ContextVar("maxtext_sparse_step_line", default="")
 
@@ -17,7 +15,7 @@ def add_scalars(write_metrics):
   """`MetricLogger.write_metrics`: the one call that feeds file, TensorBoard, GCS, W&B and the step line."""
 
   def write_with_scalars(self, metrics, step, metric_type="train"):
-    run = runs.run_of(self.config)
+    run = sparse_run.run_of(self.config)
     self.metric_type = metric_type
     if run is None or metric_type != "train" or not metrics:
       return write_metrics(self, metrics, step, metric_type)
@@ -63,21 +61,3 @@ def keep_all_rows(write_metrics_locally):
       file.write(json.dumps(row) + "\n")
 
   return write_row
-
-
-def drop_rows_from(path: str, start_step: int) -> None:
-  """Keeps the rows of steps before `start_step`: a resume writes the others again. Torn last lines go too."""
-  kept = []
-  with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-    kept = [line for line in file if _row_step(line) < start_step]
-  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-  with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-    file.writelines(kept)
-  os.replace(f"{path}.tmp", path)
-
-
-def _row_step(line: str) -> float:
-  try:
-    return json.loads(line)["step"] if line.endswith("\n") else math.inf
-  except ValueError:
-    return math.inf

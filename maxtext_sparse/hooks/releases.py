@@ -45,7 +45,7 @@ def _config_class(parameters: tuple[str, ...], wrap) -> Hook:
     parameters=parameters,
     wrap=wrap,
     reason="MaxTextConfig forbids unknown keys, and its callers bind the class as a default argument",
-    proof="tests/maxtext/test_config_keys.py",
+    proof="tests/hooks/test_config_keys.py",
   )
 
 
@@ -55,7 +55,7 @@ def _check_values(parameters: tuple[str, ...]) -> Hook:
     parameters=parameters,
     wrap=config_hooks.check_values,
     reason="last call with all overrides merged before jax.distributed and the devices start",
-    proof="tests/maxtext/test_config_keys.py",
+    proof="tests/hooks/test_config_keys.py",
   )
 
 
@@ -65,7 +65,7 @@ def _optimizer(parameters: tuple[str, ...]) -> Hook:
     parameters=parameters,
     wrap=train_hooks.wrap_optimizer,
     reason="all trainers but RL build their optimizer through this attribute",
-    proof="tests/maxtext/test_train.py",
+    proof="tests/hooks/test_train.py",
   )
 
 
@@ -75,7 +75,7 @@ def _save_checkpoint(wrap) -> Hook:
     parameters=("checkpoint_manager", "state", "config", "data_iterator", "step"),
     wrap=wrap,
     reason="called after every update with the new state, before the next step donates it",
-    proof="tests/maxtext/test_train.py",
+    proof="tests/hooks/test_train.py",
   )
 
 
@@ -84,7 +84,7 @@ _FINAL_EVAL = Hook(
   parameters=("jax_device_state", "python_vars", "immutable_data"),
   wrap=loop_hooks.evaluate_last_step,
   reason="the final checkpoint must have an eval loss",
-  proof="tests/maxtext/test_metrics.py",
+  proof="tests/hooks/test_metrics.py",
 )
 
 _SINCE_0_2_4 = (

@@ -5,9 +5,9 @@ import jax
 import optax
 
 from maxtext_sparse.config import ConfigError, keys_of
-from maxtext_sparse.hooks import runs
+from maxtext_sparse.hooks import sparse_run
 from maxtext_sparse.hooks.train_state import abstract_parameters, step_of
-from maxtext_sparse.transform import mask_gradients, prune
+from maxtext_sparse.pruning.transform import mask_gradients, prune
 
 
 def wrap_optimizer(get_optimizer):
@@ -22,7 +22,7 @@ def wrap_optimizer(get_optimizer):
       raise ConfigError(
         f"sparsity={keys.sparsity}: this trainer builds its optimizer without the model, use pre-training or SFT"
       )
-    run = runs.begin(config, keys, abstract_parameters(model, config))
+    run = sparse_run.begin(config, keys, abstract_parameters(model, config))
     return _stepped(prune(optimizer, run.schedule, run.is_prunable, _report_threshold))
 
   return get_pruning_optimizer
@@ -33,9 +33,9 @@ def publish_step(train_step):
 
   def sparse_train_step(model, config, state_mesh_shardings, params_shardings, state, data, dropout_rng=None):
     args = (model, config, state_mesh_shardings, params_shardings, state, data, dropout_rng)
-    if runs.run_of(config) is None:
+    if sparse_run.run_of(config) is None:
       return train_step(*args)
-    with runs.tracing(step_of(state)) as trace:
+    with sparse_run.tracing(step_of(state)) as trace:
       new_state, metrics = train_step(*args)
     assert trace.threshold is not None, "the train step did not call the optimizer"
     metrics["scalar"]["pruning/threshold"] = trace.threshold
@@ -49,10 +49,10 @@ def mask_loss_gradients(loss_fn):
 
   def sparse_loss_fn(model, config, data, dropout_rng, params, sparsity_state=None, is_train=True):
     args = (data, dropout_rng, params, sparsity_state)
-    run = runs.run_of(config) if is_train else None
+    run = sparse_run.run_of(config) if is_train else None
     if run is None:
       return loss_fn(model, config, *args, is_train=is_train)
-    is_masked = runs.current_trace().step >= run.schedule.first_masked_step
+    is_masked = sparse_run.current_trace().step >= run.schedule.first_masked_step
     if params is not None:  # Linen: the weights are an argument
       args = (data, dropout_rng, mask_gradients(params, run.is_prunable, is_masked), sparsity_state)
       return loss_fn(model, config, *args, is_train=is_train)
@@ -70,10 +70,10 @@ def _stepped(optimizer: optax.GradientTransformationExtraArgs) -> optax.Gradient
   """Gives the optimizer the step of the train step being traced."""
 
   def update_fn(updates, state, params=None, **extra_args):
-    return optimizer.update(updates, state, params, step=runs.current_trace().step, **extra_args)
+    return optimizer.update(updates, state, params, step=sparse_run.current_trace().step, **extra_args)
 
   return optax.GradientTransformationExtraArgs(optimizer.init, update_fn)
 
 
 def _report_threshold(threshold: jax.Array) -> None:
-  runs.current_trace().threshold = threshold
+  sparse_run.current_trace().threshold = threshold

@@ -5,7 +5,7 @@ from typing import Any
 from flax import linen, nnx
 import jax
 
-from maxtext_sparse.prunable import Parameter, parameters_of
+from maxtext_sparse.pruning.prunable import Parameter, parameters_of
 
 
 def step_of(state: Any) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.laws.table import check_runs
+from maxtext_sparse.laws.runs_table import check_runs
 from maxtext_sparse.schedule import mean_density_while_pruning
 
 _T5_TOKENS_PER_STEP = 65_536

@@ -4,7 +4,7 @@ import bisect
 import re
 
 from maxtext_sparse.config import ConfigError, SparsityKeys
-from maxtext_sparse.plan.report import effective_flops
+from maxtext_sparse.plan.cost import effective_flops
 from maxtext_sparse.schedule import build_schedule, Schedule
 
 _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}

@@ -1,23 +1,12 @@
 """N(t) as text, for a terminal."""
 
-from maxtext_sparse.plan.report import Report
+from maxtext_sparse.plan.cost import RunPlan
+from maxtext_sparse.terminal import short
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def short(number: float) -> str:
-  """Four digits: 1.378e8 as 137.8M, 4.5e20 as 4.500e20."""
-  for divisor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"), (1.0, "")):
-    # 999,960 would round to 1000K.
-    if divisor * 0.99995 <= abs(number) < divisor * 999.95:
-      return f"{number / divisor:.4g}{suffix}"
-  if abs(number) < 1.0:
-    return f"{number:.4g}"
-  mantissa, exponent = f"{number:.3e}".split("e")
-  return f"{mantissa}e{int(exponent)}"
-
-
-def draw(report: Report, width: int = 60, height: int = 8) -> list[str]:
+def draw(report: RunPlan, width: int = 60, height: int = 8) -> list[str]:
   """Lines of an area plot of N(t), the density where N is not known, with axes.
 
   Args:

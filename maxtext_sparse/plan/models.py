@@ -13,8 +13,9 @@ from typing import Any
 from maxtext_sparse import hooks
 from maxtext_sparse.config import ConfigError, keys_of, run_steps, SparsityKeys
 from maxtext_sparse.config_files import near_file
-from maxtext_sparse.launcher import merged_configs
-from maxtext_sparse.prunable import Parameter, select_prunable
+from maxtext_sparse.entry import merged_configs
+from maxtext_sparse.errors import HookError
+from maxtext_sparse.pruning.prunable import Parameter, select_prunable
 
 # Reading a config on a laptop must not look for a cluster.
 _LOCAL = ("hardware=cpu", "skip_jax_distributed_system=True", "log_config=False")
@@ -68,7 +69,7 @@ class Model:
       )
     return sequences * flat["max_target_length"]
 
-  def as_json(self) -> dict[str, Any]:
+  def to_dict(self) -> dict[str, Any]:
     """Counts; one entry per prunable matrix, each layer of a stacked array its own, named as in a run's event files."""
     pruned = {parameter.path for parameter in self.prunable}
     return {
@@ -140,7 +141,7 @@ def _config_hooks() -> Iterator[None]:
 
   version = hooks.maxtext_version()
   if version not in hooks.SUPPORTED_VERSIONS:
-    raise hooks.HookError(f"maxtext=={version}: not supported, install one of {', '.join(hooks.SUPPORTED_VERSIONS)}")
+    raise HookError(f"maxtext=={version}: not supported, install one of {', '.join(hooks.SUPPORTED_VERSIONS)}")
   config_hooks = [hook for hook in table.hooks_for(version) if hook.target.startswith("maxtext.configs.")]
   were_installed = any(hook.is_installed() for hook in config_hooks)
   registry.install(config_hooks)

@@ -6,7 +6,7 @@ from typing import Any, TYPE_CHECKING
 
 from maxtext_sparse.config import ConfigError, KEYS, refuse_misspelt, SparsityKeys
 from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_flops, steps_for_tokens
-from maxtext_sparse.plan.report import checked_keys, make_report, Report
+from maxtext_sparse.plan.cost import checked_keys, make_report, RunPlan
 from maxtext_sparse.plan.twins import Twin, twin_finder
 
 if TYPE_CHECKING:  # needs jax, which a schedule by itself does not
@@ -19,7 +19,7 @@ _ANY_STEPS = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
+class RunOptions:
   """What the user fixed; None for what follows from a CONFIG.
 
   Attributes:
@@ -39,7 +39,7 @@ class Budget:
   num_chips: int | None = None
 
   @classmethod
-  def parse(cls, *, steps, tokens, flops, batch, prunable, num_chips) -> "Budget":
+  def parse(cls, *, steps, tokens, flops, batch, prunable, num_chips) -> "RunOptions":
     """From the command line's options.
 
     Raises:
@@ -71,13 +71,13 @@ class Budget:
 class PlannedRun:
   """A report, whether its length was given or found, and what the user should know."""
 
-  report: Report
+  report: RunPlan
   is_length_found: bool
   notes: tuple[str, ...] = ()
 
-  def as_json(self) -> dict[str, Any]:
+  def to_dict(self) -> dict[str, Any]:
     found = {"steps": self.report.steps, "tokens": self.report.tokens} if self.is_length_found else {}
-    return self.report.as_json() | found
+    return self.report.to_dict() | found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +88,12 @@ class FoundTwins:
   twins: tuple[Twin, ...]
   sparse_run: PlannedRun | None = None
 
-  def as_json(self) -> dict[str, Any]:
-    sparse = self.sparse_run.as_json() if self.sparse_run else {}
-    return sparse | {"prunable": self.num_prunable, "twins": [twin.as_json() for twin in self.twins]}
+  def to_dict(self) -> dict[str, Any]:
+    sparse = self.sparse_run.to_dict() if self.sparse_run else {}
+    return sparse | {"prunable": self.num_prunable, "twins": [twin.to_dict() for twin in self.twins]}
 
 
-def plan_run(arguments: Sequence[str], budget: Budget) -> PlannedRun:
+def plan_run(arguments: Sequence[str], budget: RunOptions) -> PlannedRun:
   """Plans the run that `train` with these arguments would be.
 
   Args:
@@ -110,7 +110,7 @@ def plan_run(arguments: Sequence[str], budget: Budget) -> PlannedRun:
   return plan_model(_load(arguments, budget), budget)
 
 
-def plan_model(model: "Model", budget: Budget) -> PlannedRun:
+def plan_model(model: "Model", budget: RunOptions) -> PlannedRun:
   """Plans the run of a config that has been read."""
   keys = checked_keys(model.flat)
   tokens_per_step = budget.tokens_per_step or model.tokens_per_step(budget.num_chips)
@@ -119,7 +119,7 @@ def plan_model(model: "Model", budget: Budget) -> PlannedRun:
   return PlannedRun(report, budget.steps is None, _batch_notes(model, budget))
 
 
-def plan_twins(arguments: Sequence[str], budget: Budget) -> FoundTwins:
+def plan_twins(arguments: Sequence[str], budget: RunOptions) -> FoundTwins:
   """Dense twins of the run that `train` with these arguments would be, or of the paper's four sparsities.
 
   Raises:
@@ -133,7 +133,7 @@ def plan_twins(arguments: Sequence[str], budget: Budget) -> FoundTwins:
   return FoundTwins(model.num_prunable, twins, runs[0] if len(runs) == 1 else None)
 
 
-def _plan_without_model(raw: dict[str, Any], budget: Budget) -> PlannedRun:
+def _plan_without_model(raw: dict[str, Any], budget: RunOptions) -> PlannedRun:
   if "steps" in raw:
     budget = dataclasses.replace(budget, steps=parse_count(str(raw.pop("steps")), "steps"))
   if budget.steps is None and budget.tokens is None and budget.flops is None:
@@ -144,7 +144,7 @@ def _plan_without_model(raw: dict[str, Any], budget: Budget) -> PlannedRun:
   return PlannedRun(report, budget.steps is None)
 
 
-def _load(arguments: Sequence[str], budget: Budget) -> "Model":
+def _load(arguments: Sequence[str], budget: RunOptions) -> "Model":
   if budget.num_prunable is not None:
     raise ConfigError(f"--prunable={budget.num_prunable}: CONFIG has its own, keep one")
   if budget.steps is not None:
@@ -160,7 +160,7 @@ def _with_sparsity(model: "Model", sparsity: float) -> "Model":
   return dataclasses.replace(model, flat=model.flat | {"sparsity": sparsity})
 
 
-def _batch_notes(model: "Model", budget: Budget) -> tuple[str, ...]:
+def _batch_notes(model: "Model", budget: RunOptions) -> tuple[str, ...]:
   if budget.tokens_per_step is not None or budget.num_chips is not None or model.flat["compile_topology"]:
     return ()
   if model.flat["enable_rampup_batch_size"]:

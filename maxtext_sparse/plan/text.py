@@ -3,52 +3,51 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from maxtext_sparse.plan.chart import draw, short
-from maxtext_sparse.plan.report import Phase, Report
+from maxtext_sparse.plan.chart import draw
+from maxtext_sparse.plan.cost import Phase, RunPlan
 from maxtext_sparse.plan.twins import Twin
+from maxtext_sparse.terminal import new_table, say, short
 
 if TYPE_CHECKING:
   from maxtext_sparse.plan.models import Model
 
 
-def print_report(report: Report, console: Console, notes: Sequence[str] = ()) -> None:
+def print_report(report: RunPlan, console: Console, notes: Sequence[str] = ()) -> None:
   """Schedule, phases, plot of N(t), and what it costs."""
-  _say(console, _headline(report))
+  say(console, _headline(report))
   console.print(_phase_table(report))
   for line in draw(report):
-    _say(console, line)
-  _say(console, "")
+    say(console, line)
+  say(console, "")
   for name, value in _figures(report):
-    _say(console, f"{name:<22}{value}")
+    say(console, f"{name:<22}{value}")
   for note in notes:
-    _say(console, f"note: {note}")
+    say(console, f"note: {note}")
 
 
 def print_twins(twins: Sequence[Twin], num_prunable: int, console: Console) -> None:
   """One pair of dense neighbours per sparsity, then their overrides."""
-  table = _table("S", "average", "of dense", "hidden size", "prunable", "weight")
+  table = new_table(["S", "average", "of dense", "hidden size", "prunable", "weight"])
   for twin in twins:
     for i, neighbour in enumerate(twin.neighbours):
       head = (f"{twin.sparsity:.0%}", short(twin.average_params), f"{twin.average_params / num_prunable:.3f}")
       row = (str(neighbour.emb_dim), f"{neighbour.num_prunable:,}", f"{neighbour.weight:.3f}")
       table.add_row(*(head if i == 0 else ("", "", "")), *row)
-  _say(console, f"dense twins of a model with {num_prunable:,} prunable weights")
+  say(console, f"dense twins of a model with {num_prunable:,} prunable weights")
   console.print(table)
-  _say(console, "loss of the twin = sum of weight x loss; add to the sparse run's command for:")
+  say(console, "loss of the twin = sum of weight x loss; add to the sparse run's command for:")
   sizes = {neighbour.emb_dim: neighbour.overrides for twin in twins for neighbour in twin.neighbours}
   for emb_dim in sorted(sizes):
-    _say(console, f"  {emb_dim:>5}  {' '.join(sizes[emb_dim])}")
+    say(console, f"  {emb_dim:>5}  {' '.join(sizes[emb_dim])}")
 
 
 def print_model(model: "Model", console: Console) -> None:
   """Every array with its size, whether it is pruned, and the totals."""
   pruned = {parameter.path for parameter in model.prunable}
-  table = _table("parameter", "shape of a matrix", "matrices", "weights", "pruned")
+  table = new_table(["parameter", "shape of a matrix", "matrices", "weights", "pruned"])
   for parameter in model.parameters:
     shape = " x ".join(str(n) for axis, n in enumerate(parameter.shape) if axis not in parameter.layer_axes)
     count = parameter.size // parameter.matrix_size
@@ -56,11 +55,11 @@ def print_model(model: "Model", console: Console) -> None:
     table.add_row(parameter.path, shape, str(count), f"{parameter.size:,}", is_pruned)
   console.print(table)
   share = model.num_prunable / model.total
-  _say(console, f"total     {model.total:>18,}  {short(model.total)}")
-  _say(console, f"prunable  {model.num_prunable:>18,}  {short(model.num_prunable)}, {share:.1%} of the total")
+  say(console, f"total     {model.total:>18,}  {short(model.total)}")
+  say(console, f"prunable  {model.num_prunable:>18,}  {short(model.num_prunable)}, {share:.1%} of the total")
 
 
-def _headline(report: Report) -> str:
+def _headline(report: RunPlan) -> str:
   schedule = report.schedule
   sparsity = f"S = {1 - schedule.final_density:.4g}, {schedule.shape}"
   if len(schedule.event_steps) == 1:
@@ -70,8 +69,8 @@ def _headline(report: Report) -> str:
   return f"{sparsity}: {events} of {report.steps}"
 
 
-def _phase_table(report: Report) -> Table:
-  table = _table("phase", "steps", "number", "tokens", "of steps", "of compute", "active weights")
+def _phase_table(report: RunPlan) -> Table:
+  table = new_table(["phase", "steps", "number", "tokens", "of steps", "of compute", "active weights"])
   for phase in report.phases():
     tokens = short(report.tokens_per_step * phase.num_steps) if report.tokens_per_step else "-"
     steps = f"{phase.begin}..{phase.stop - 1}" if phase.num_steps else "-"
@@ -80,14 +79,14 @@ def _phase_table(report: Report) -> Table:
   return table
 
 
-def _ends(report: Report, phase: Phase) -> str:
+def _ends(report: RunPlan, phase: Phase) -> str:
   """Active weights at both ends of a phase; densities where the model is not known."""
   size = report.num_prunable
   ends = [short(size * d) if size else f"{d:.3g}" for d in (phase.begin_density, phase.end_density)]
   return " -> ".join(dict.fromkeys(ends))
 
 
-def _figures(report: Report) -> list[tuple[str, str]]:
+def _figures(report: RunPlan) -> list[tuple[str, str]]:
   average = f"{report.average_density:.4f}"
   if report.average_params is not None:
     average += f" of {short(report.num_prunable or 0)} prunable weights: {short(report.average_params)}"
@@ -105,15 +104,3 @@ def _figures(report: Report) -> list[tuple[str, str]]:
     overhead = f"{short(report.actual_flops)}, {overhead}"
   figures.append(("actual FLOPs", f"{overhead}: the hardware multiplies the zeros"))
   return figures
-
-
-def _table(*columns: str) -> Table:
-  table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-  for i, column in enumerate(columns):
-    table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-  return table
-
-
-def _say(console: Console, line: str) -> None:
-  """A line as it is: no markup, no colours, no wrapping."""
-  console.print(Text(line), soft_wrap=True)

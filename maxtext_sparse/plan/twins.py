@@ -44,7 +44,7 @@ class Twin:
   average_params: float
   neighbours: tuple[Neighbour, ...]
 
-  def as_json(self) -> dict[str, Any]:
+  def to_dict(self) -> dict[str, Any]:
     return dataclasses.asdict(self)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from maxtext_sparse.laws.fit import Fit, fit
 from maxtext_sparse.laws.forms import law_named
 from maxtext_sparse.plots import style
-from maxtext_sparse.plots.runs import read_tables
+from maxtext_sparse.plots.inputs import read_tables
 
 
 def draw_accuracy(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plots import style
-from maxtext_sparse.plots.runs import Curve, read_inputs
+from maxtext_sparse.plots.inputs import Curve, read_inputs
 
 _NUM_KNEES = 200
 # Points of each run, evenly spaced in log compute, so that late steps do not outvote early ones.

@@ -12,7 +12,7 @@ import pandas as pd
 from maxtext_sparse.config import KEYS, parse_keys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plots import style
-from maxtext_sparse.plots.runs import Curve, read_inputs
+from maxtext_sparse.plots.inputs import Curve, read_inputs
 from maxtext_sparse.schedule import build_schedule
 
 # Steps of the schedule that is drawn for a run without a metrics file.

@@ -11,7 +11,7 @@ import pandas as pd
 from maxtext_sparse.config import KEYS
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plots import style
-from maxtext_sparse.plots.runs import read_tables
+from maxtext_sparse.plots.inputs import read_tables
 
 _FRACTIONS = ("gmp_dense_fraction", "gmp_prune_fraction")
 _LOSS = "final evaluation loss (nats per token)"

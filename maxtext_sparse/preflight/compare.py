@@ -25,7 +25,7 @@ _PROGRAMS: dict[str, tuple[str, ...]] = {
   "sparse": (),
 }
 # Reads of the prunable weights that an event takes: one that counts zeros, and the search's passes, up to 9 down to a
-# density of 0.2 (tests/core/test_search.py). The program's text holds three: zeros, magnitudes, ties.
+# density of 0.2 (tests/pruning/test_search.py). The program's text holds three: zeros, magnitudes, ties.
 READS_PER_EVENT = 10
 _READS_IN_TEXT = 3
 

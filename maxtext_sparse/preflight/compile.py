@@ -12,8 +12,8 @@ import sys
 from typing import Any
 
 from maxtext_sparse.config import keys_of
+from maxtext_sparse.entry import run_module
 from maxtext_sparse.errors import one_line_errors
-from maxtext_sparse.launcher import run_module
 from maxtext_sparse.preflight.hlo import collectives
 
 MODULE = "maxtext.trainers.pre_train.train_compile"

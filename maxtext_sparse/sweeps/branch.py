@@ -1,12 +1,11 @@
 """A branch begins as a copy of its trunk's checkpoint: parameters, optimizer state and data position."""
 
-import contextlib
-import json
 from typing import Any
 
 from maxtext_sparse.errors import RunError
+from maxtext_sparse.runs.metrics import read_rows, read_uploaded_rows, text_of
 from maxtext_sparse.sweeps.manifest import Manifest, Run
-from maxtext_sparse.sweeps.state import checkpoint_steps, is_local, metrics_file, Row
+from maxtext_sparse.sweeps.state import checkpoint_steps, is_local, metrics_file
 
 # Beside the checkpoint while it is copied; MaxText reads folders named by a number alone.
 _ASIDE = "branching"
@@ -59,25 +58,15 @@ def _copy_tree(source: Any, target: Any) -> None:
 
 def _copy_metrics(manifest: Manifest, trunk: Run, run: Run) -> None:
   """The trunk's rows up to the branch, as the run would have written them itself."""
-  directory = _path(manifest.run_directory(run))
-  if is_local(str(directory)):
-    lines = _path(metrics_file(manifest, trunk)).read_text().splitlines()
-    target = _path(metrics_file(manifest, run))
+  directory = manifest.run_directory(run)
+  if is_local(directory):
+    shared, target = read_rows(metrics_file(manifest, trunk)), _path(metrics_file(manifest, run))
   else:
-    files = sorted((_path(manifest.run_directory(trunk)) / "metrics").glob("metrics_step_*.txt"))
-    lines = [line for file in files for line in file.read_text().splitlines()]
-    target = directory / "metrics" / f"metrics_step_{0:06}_to_step_{run.branch_step:06}.txt"
-  rows = [row | {"run_name": run.name} for row in _parsed(lines) if row["step"] <= run.branch_step]
+    shared = read_uploaded_rows(manifest.run_directory(trunk))
+    target = _path(directory) / "metrics" / f"metrics_step_{0:06}_to_step_{run.branch_step:06}.txt"
+  rows = [row | {"run_name": run.name} for row in shared if row["step"] <= run.branch_step]
   target.parent.mkdir(parents=True, exist_ok=True)
-  target.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _parsed(lines: list[str]) -> list[Row]:
-  rows = []
-  for line in lines:
-    with contextlib.suppress(ValueError):
-      rows.append(json.loads(line))
-  return rows
+  target.write_text(text_of(rows))
 
 
 def _path(path: str) -> Any:

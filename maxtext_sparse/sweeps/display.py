@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from maxtext_sparse.demo.progress import figures, num_done, print_line
+from maxtext_sparse.local.progress import figures, num_done, print_line
 from maxtext_sparse.sweeps.manifest import Manifest, Run
 from maxtext_sparse.sweeps.state import is_finished, latest
 

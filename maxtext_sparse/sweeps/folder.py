@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.runs.files import replace_text
 from maxtext_sparse.sweeps.manifest import Manifest, manifest_path, read_manifest, Run
 from maxtext_sparse.sweeps.state import has_begun, is_finished
 
@@ -77,6 +78,4 @@ def _write(path: str, text: str) -> None:
     with open(path, encoding="utf-8") as file:
       if file.read() == text:
         return
-  with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-    file.write(text)
-  os.replace(f"{path}.tmp", path)
+  replace_text(path, text)

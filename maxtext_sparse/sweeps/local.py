@@ -1,19 +1,17 @@
 """`sweep run`: the runs of a folder as processes of this machine, a few at a time, again and again until all are done."""
 
-from collections.abc import Iterator, Sequence
-import contextlib
+from collections.abc import Sequence
 import dataclasses
-import fcntl
 import fnmatch
 import os
 import shutil
 import time
-from typing import Any, IO
+from typing import Any
 
-from maxtext_sparse.demo.corpus import build_corpus, CorpusSettings
 from maxtext_sparse.errors import ConfigError, RunError
+from maxtext_sparse.local.corpus import build_corpus, CorpusSettings
+from maxtext_sparse.runs.files import folder_lock
 from maxtext_sparse.sweeps.branch import branch
-from maxtext_sparse.sweeps.child import Child
 from maxtext_sparse.sweeps.display import Display
 from maxtext_sparse.sweeps.manifest import Manifest, read_manifest, Run
 from maxtext_sparse.sweeps.state import (
@@ -26,9 +24,9 @@ from maxtext_sparse.sweeps.state import (
   read_notes,
   write_notes,
 )
+from maxtext_sparse.sweeps.training import RunProcess
 
 _POLL_SECONDS = 0.5
-_LOCK_FILE = ".lock"
 
 
 @dataclasses.dataclass
@@ -78,7 +76,7 @@ def run_sweep(directory: str, jobs: int, only: str | None, console: Any) -> dict
       f"output_directory={manifest.output_directory}: sweep run trains into a folder of this machine, use sweep submit"
     )
   chosen = choose(manifest, only)
-  with lock(directory):
+  with folder_lock(directory, f"{directory}: another sweep run is at work there, wait for it"):
     _make_corpus(manifest, console)
     sweep = Sweep(manifest, [run for run in chosen if not is_finished(manifest, run)])
     with Display(console, manifest, chosen) as display:
@@ -100,43 +98,9 @@ def choose(manifest: Manifest, only: str | None) -> list[Run]:
   return [run for run in manifest.runs if run.name in names]
 
 
-@contextlib.contextmanager
-def lock(directory: str) -> Iterator[None]:
-  """Keeps other `sweep run`s out; the system drops the lock however this process ends.
-
-  Raises:
-    ConfigError: one is at work.
-  """
-  with open(os.path.join(directory, _LOCK_FILE), "w", encoding="utf-8") as file:
-    if not _is_locked(file, attempts=5):
-      raise ConfigError(f"{directory}: another sweep run is at work there, wait for it")
-    yield
-
-
-def is_active(directory: str) -> bool:
-  """Whether a `sweep run` is at work in the folder."""
-  try:
-    with open(os.path.join(directory, _LOCK_FILE), encoding="utf-8") as file:
-      return not _is_locked(file, attempts=1)
-  except FileNotFoundError:
-    return False
-
-
-def _is_locked(file: IO[str], attempts: int) -> bool:
-  """Whether the lock is ours now; `sweep status` holds it for a moment, so that one refusal says little."""
-  for attempt in range(attempts):
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      return True
-    except BlockingIOError:
-      if attempt < attempts - 1:
-        time.sleep(0.2)
-  return False
-
-
 def _work(sweep: Sweep, jobs: int, display: Display) -> None:
   """Keeps every slot busy until nothing is left to start."""
-  slots: dict[int, Child] = {}
+  slots: dict[int, RunProcess] = {}
   cores = _core_shares(jobs)
   try:
     while True:
@@ -157,17 +121,17 @@ def _work(sweep: Sweep, jobs: int, display: Display) -> None:
 
 
 def _start(
-  sweep: Sweep, run: Run, slot: int, slots: dict[int, Child], cores: Sequence[Sequence[int] | None], display: Display
+  sweep: Sweep, run: Run, slot: int, slots: dict[int, RunProcess], cores: Sequence[Sequence[int] | None], display: Display
 ) -> None:
   try:
     _prepare(sweep.manifest, run)
-    slots[slot] = Child(sweep.manifest, run, cores[slot])
+    slots[slot] = RunProcess(sweep.manifest, run, cores[slot])
     display.started(run)
   except (ConfigError, RunError, OSError) as error:
     _report(sweep, run, str(error), "", display)
 
 
-def _settle(sweep: Sweep, child: Child, display: Display) -> None:
+def _settle(sweep: Sweep, child: RunProcess, display: Display) -> None:
   """What became of a child that ended."""
   child.end()
   if child.poll() == 0 and is_finished(sweep.manifest, child.run):
@@ -213,7 +177,7 @@ def _core_shares(jobs: int) -> list[Sequence[int] | None]:
   return [cores[slot * size : (slot + 1) * size] for slot in range(jobs)]
 
 
-def _write_notes(sweep: Sweep, slots: dict[int, Child]) -> None:
+def _write_notes(sweep: Sweep, slots: dict[int, RunProcess]) -> None:
   running = {child.run.name: {"state": "running"} for child in slots.values()}
   failed = {name: {"state": "failed", "reason": reason} for name, reason in sweep.failed.items()}
   notes = running | failed

@@ -1,17 +1,14 @@
 """How far a run is, from what it left behind: local folders and buckets alike."""
 
 from collections.abc import Mapping
-import contextlib
 import dataclasses
 import json
 import os
-import re
 from typing import Any
 
-from maxtext_sparse.demo.runs import latest_rows
+from maxtext_sparse.runs.files import replace_json
+from maxtext_sparse.runs.metrics import eval_rows, last_of, latest_rows, read_uploaded_rows, Row, train_rows
 from maxtext_sparse.sweeps.manifest import Manifest, Run
-
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +51,8 @@ def latest(manifest: Manifest, run: Run) -> tuple[Row, Row]:
   directory = manifest.run_directory(run)
   if is_local(directory):
     return latest_rows(metrics_file(manifest, run))
-  train: Row = {}
-  evaluated: Row = {}
-  for row in _uploaded_rows(directory):
-    if "learning/loss" in row:
-      train = row
-    elif "eval/avg_loss" in row:
-      evaluated = row
-  return train, evaluated
+  rows = read_uploaded_rows(directory)
+  return last_of(train_rows(rows)), last_of(eval_rows(rows))
 
 
 def metrics_file(manifest: Manifest, run: Run) -> str:
@@ -120,31 +111,11 @@ def read_notes(directory: str) -> dict[str, dict[str, str]]:
 
 
 def write_notes(directory: str, notes: Mapping[str, Mapping[str, str]]) -> None:
-  path = _notes_file(directory)
-  with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-    json.dump(notes, file, indent=1)
-  os.replace(f"{path}.tmp", path)
+  replace_json(_notes_file(directory), notes)
 
 
 def _notes_file(directory: str) -> str:
   return os.path.join(directory, "state.json")
-
-
-def _uploaded_rows(directory: str) -> list[Row]:
-  """All rows that MaxText uploaded, later files last, one that was repeated from the file that ends later."""
-  folder = _path(directory) / "metrics"
-  files = sorted(folder.glob("metrics_step_*.txt"), key=_last_step) if folder.exists() else []
-  rows = []
-  for file in files:
-    for line in file.read_text().splitlines():
-      with contextlib.suppress(ValueError):
-        rows.append(json.loads(line))
-  return rows
-
-
-def _last_step(path: Any) -> tuple[int, ...]:
-  first, last = re.findall(r"\d+", path.name)[-2:]
-  return int(last), int(first)
 
 
 def _path(path: str) -> Any:

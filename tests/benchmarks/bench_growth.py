@@ -16,8 +16,8 @@ import jax
 import measure
 import numpy as np
 
-from maxtext_sparse.counting import split_count
-from maxtext_sparse.threshold import find_cut
+from maxtext_sparse.pruning.counting import split_count
+from maxtext_sparse.pruning.threshold import find_cut
 
 SIZES = (1e6, 2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6)
 DEVICES = (1, 2, 4, 8)

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from maxtext_sparse.counting import split_count
-from maxtext_sparse.threshold import find_cut
+from maxtext_sparse.pruning.counting import split_count
+from maxtext_sparse.pruning.threshold import find_cut
 
 SIZES = (1e6, 4e6, 10e6, 42e6, 100e6, 200e6)
 SPARSITY = 0.8

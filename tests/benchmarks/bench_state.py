@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import measure
 import optax
 
+from maxtext_sparse.pruning.transform import prune
 from maxtext_sparse.schedule import Schedule
-from maxtext_sparse.transform import prune
 
 
 def num_bytes(tree) -> int:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults.harness import LONG, Nursery, SAVING
-from tests.maxtext.conftest import out, text_data
+from tests.hooks.conftest import out, text_data
 
 __all__ = ["out", "text_data"]
 

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from tests.maxtext.harness import arguments, environment, Result
+from tests.hooks.harness import arguments, environment, Result
 
 # Events at 8, 11, ..., 50; checkpoints at 0, 4, ..., 56 and 59: some events at a checkpoint's step, some one before.
 LONG = {"steps": 60, "sparsity": 0.8, "gmp_start_step": 8, "gmp_end_step": 50, "gmp_pruning_frequency": 3}

@@ -22,7 +22,7 @@ def train(args, save, plugin=True):
   import jax
   from maxtext.trainers.pre_train import train as maxtext_train
 
-  from tests.maxtext import worker
+  from tests.hooks import worker
 
   with worker.plugin_installed(plugin):
     config, recorder = maxtext_train.initialize([maxtext_train.__file__, *args])
@@ -55,7 +55,7 @@ def train_with_explicit_masks(args, save):
 def main_program(args, save):
   """What `python -m maxtext_sparse.train` does."""
   del save
-  from maxtext_sparse.launcher import run_module
+  from maxtext_sparse.entry import run_module
 
   run_module("maxtext.trainers.pre_train.train", args)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.faults.harness import branch, EVENTS, LONG, saved_steps, saved_zeros, SAVING
-from tests.maxtext.harness import assert_same_leaves, NUM_PRUNABLE, Result, SPARSE
+from tests.hooks.harness import assert_same_leaves, NUM_PRUNABLE, Result, SPARSE
 
 pytestmark = pytest.mark.slow
 

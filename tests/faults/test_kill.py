@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.faults.harness import ASYNC, EVENTS, LONG, saved_steps, unfinished_saves, written_rows
-from tests.maxtext.harness import assert_same_leaves
+from tests.hooks.harness import assert_same_leaves
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from maxtext_sparse.laws.public_data import convert
-from maxtext_sparse.laws.table import check_runs
+from maxtext_sparse.laws.runs_table import check_runs
 from maxtext_sparse.schedule import average_density_limit
 
 _FILES = {"t5": "t5-data.csv", "vit": "vit-data.json"}

@@ -11,8 +11,8 @@ from maxtext_sparse.laws.fit import fit
 from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.laws.predict import average_density, extrapolations, point, point_of_config, predictions
 from maxtext_sparse.laws.recommend import best_point, Budget, recommend
+from maxtext_sparse.laws.runs_table import check_runs
 from maxtext_sparse.laws.shapes import nearest_shape, SUITE
-from maxtext_sparse.laws.table import check_runs
 from maxtext_sparse.laws.uncertainty import bootstrap
 from tests.laws.conftest import average_law, runs_of
 

@@ -13,7 +13,7 @@ from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws import forms, lbfgs
 from maxtext_sparse.laws.fit import draw_starts, evaluate, fit, huber, Objective
 from maxtext_sparse.laws.forms import Law, law_named, LAWS
-from maxtext_sparse.laws.table import check_runs
+from maxtext_sparse.laws.runs_table import check_runs
 from tests.laws.conftest import average_law, runs_of
 
 

@@ -7,7 +7,7 @@ from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import at_optimum, fit, minimise_from
 from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.laws.predict import as_columns, point
-from maxtext_sparse.laws.table import check_runs
+from maxtext_sparse.laws.runs_table import check_runs
 from maxtext_sparse.laws.uncertainty import bootstrap, held_out_mae, interval, leave_one_sparsity_out
 from tests.laws.conftest import average_law, runs_of
 

@@ -4,7 +4,7 @@ import pytest
 
 from maxtext_sparse.config import ConfigError, parse_keys
 from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_flops, steps_for_tokens
-from maxtext_sparse.plan.report import make_report
+from maxtext_sparse.plan.cost import make_report
 
 PRUNABLE, BATCH = 137_822_208, 2_097_152
 

@@ -28,11 +28,11 @@ TOTAL = PRUNABLE + 512 * 64 + (2 * 4 + 1) * 64
 def test_counts_do_not_depend_on_parallelism(parallelism):
   model = load_model([*SMALL, *parallelism])
   assert (model.total, model.num_prunable) == (TOTAL, PRUNABLE)
-  assert len(model.as_json()["matrices"]) == 4 * 7 + 1
+  assert len(model.to_dict()["matrices"]) == 4 * 7 + 1
 
 
 def test_matrices_unfold_the_layers_and_add_up():
-  content = load_model(SMALL).as_json()
+  content = load_model(SMALL).to_dict()
   assert sum(matrix["size"] for matrix in content["matrices"]) == content["prunable"] == PRUNABLE
   assert sum(array["size"] for array in content["left_dense"]) == TOTAL - PRUNABLE
   names = {matrix["name"] for matrix in content["matrices"]}

@@ -4,8 +4,8 @@ import pytest
 
 from maxtext_sparse.config import ConfigError, parse_keys
 from maxtext_sparse.plan.chart import draw, short
-from maxtext_sparse.plan.figure import save_figure
-from maxtext_sparse.plan.report import make_report
+from maxtext_sparse.plan.cost import make_report
+from maxtext_sparse.plots.plan import save_figure
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.plots import draw, FIGURES
 from maxtext_sparse.plots.compute import eq5_coefficient, fit_two_slopes
 from maxtext_sparse.plots.density import draw_density
-from maxtext_sparse.plots.runs import read_inputs
+from maxtext_sparse.plots.inputs import read_inputs
 from tests.plots.conftest import row, texts, write_metrics, write_table
 
 # Figure -> fixture with its inputs.
@@ -125,8 +125,11 @@ def test_dense_metrics_need_a_table(tmp_path, out):
     draw("compute", [path], out)
 
 
-def test_torn_metrics_name_the_line(tmp_path, out):
+def test_a_damaged_line_of_metrics_is_named_and_a_torn_last_one_left_out(tmp_path, out):
   path = tmp_path / "m.jsonl"
+  path.write_text('{"step": 0, "lear\n{"step": 1, "learning/loss": 3.0}\n')
+  with pytest.raises(ConfigError, match="line 1"):
+    draw("compute", [str(path)], out)
   path.write_text('{"step": 0, "learning/loss": 3.0}\n{"step": 1, "lear')
-  with pytest.raises(ConfigError, match="line 2"):
+  with pytest.raises(ConfigError, match="no pruning metrics"):
     draw("compute", [str(path)], out)

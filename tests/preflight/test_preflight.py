@@ -9,7 +9,7 @@ import pytest
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.preflight.compare import Comparison, READS_PER_EVENT, Step
-from maxtext_sparse.preflight.report import bars
+from maxtext_sparse.preflight.text import bars
 from maxtext_sparse.preflight.topologies import check_topology, hbm_bytes, topologies
 
 TINY = (

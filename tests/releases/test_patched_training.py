@@ -14,7 +14,7 @@ import pytest
 
 from maxtext_sparse.config import KEYS
 from maxtext_sparse.patching.tree import Tree
-from tests.maxtext.harness import arguments, environment, read_rows, SPARSE
+from tests.hooks.harness import arguments, environment, read_rows, SPARSE
 
 pytestmark = pytest.mark.release
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from maxtext_sparse.sweeps.make import make
-from tests.maxtext.conftest import out, text_data, worker  # noqa: F401 (fixtures)
+from tests.hooks.conftest import out, text_data, worker  # noqa: F401 (fixtures)
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "sweeps"
 

@@ -11,7 +11,7 @@ from maxtext_sparse.errors import RunError
 from maxtext_sparse.sweeps.branch import branch
 from maxtext_sparse.sweeps.make import make
 from maxtext_sparse.sweeps.state import checkpoint_steps, is_finished
-from tests.maxtext.harness import assert_same_leaves, cache_directory, read_rows, TINY_MODEL
+from tests.hooks.harness import assert_same_leaves, cache_directory, read_rows, TINY_MODEL
 
 STEPS = 16
 # Depends on the clock.

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from maxtext_sparse.cli.sweep import sweep_app
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.laws.table import read_runs
+from maxtext_sparse.laws.runs_table import read_runs
+from maxtext_sparse.runs.files import folder_lock, is_locked
 from maxtext_sparse.sweeps.collect import collect, table_text
-from maxtext_sparse.sweeps.local import choose, is_active, lock
+from maxtext_sparse.sweeps.local import choose
 from maxtext_sparse.sweeps.make import make
 from maxtext_sparse.sweeps.state import is_finished, write_notes
 from tests.sweeps.conftest import TINY
@@ -62,10 +63,10 @@ def test_status_tells_waiting_stopped_failed_and_done_apart(manifest):
   }
   assert (now[dense.name]["loss"], now[half.name]["loss"], now[half.name]["density"]) == (2.5, 3.75, 0.25)
   assert now[half.name]["num_done"] == 50 and now[high.name]["reason"] == "out of data"
-  with lock(manifest.directory):
-    assert is_active(manifest.directory)
+  with folder_lock(manifest.directory, "busy"):
+    assert is_locked(manifest.directory)
     assert status(manifest)[half.name]["state"] == "running"
-  assert not is_active(manifest.directory)
+  assert not is_locked(manifest.directory)
 
 
 def test_status_prints_a_line_for_each_run(manifest):
@@ -142,7 +143,7 @@ def test_a_glob_brings_the_trunks_along(manifest):
 
 
 def test_a_second_sweep_run_is_refused(manifest):
-  with lock(manifest.directory):
+  with folder_lock(manifest.directory, "busy"):
     result = CliRunner().invoke(sweep_app, ["run", manifest.directory])
   assert result.exit_code == 2 and "another sweep run is at work there" in result.stderr
 

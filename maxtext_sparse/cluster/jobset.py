@@ -1,0 +1,95 @@
+"""Checks of a JobSet manifest: well formed, and exactly what was asked for. xpk itself reports success either way."""
+
+from collections.abc import Iterator
+import math
+from typing import Any
+
+import yaml
+
+from maxtext_sparse.cluster.quoting import kubernetes_literal
+from maxtext_sparse.cluster.tpu import family_of, tpu_types
+from maxtext_sparse.cluster.workload import Workload
+from maxtext_sparse.errors import RunError
+
+API_VERSION = "jobset.x-k8s.io/v1alpha2"
+ACCELERATOR = "cloud.google.com/gke-tpu-accelerator"
+TOPOLOGY = "cloud.google.com/gke-tpu-topology"
+TPU = "google.com/tpu"
+
+
+def check_manifest(text: str, workload: Workload) -> dict[str, Any]:
+  """The JobSet that `text` is.
+
+  Raises:
+    RunError: it is not YAML, not a JobSet, or not that of `workload`; the message names the first field at fault.
+  """
+  jobset = parse_jobset(text)
+  for field, found, wanted in _comparisons(jobset, workload):
+    if found != wanted:
+      raise RunError(f"manifest of {workload.name}: {field} is {found!r}, must be {wanted!r}")
+  return jobset
+
+
+def parse_jobset(text: str) -> dict[str, Any]:
+  """Reads a manifest and checks the fields that the JobSet schema requires.
+
+  Raises:
+    RunError: naming the field at fault.
+  """
+  try:
+    jobset = yaml.safe_load(text)
+  except yaml.YAMLError as error:
+    raise RunError(f"manifest: not valid YAML ({' '.join(str(error).split())[:200]})") from error
+  kind = (jobset.get("apiVersion"), jobset.get("kind")) if isinstance(jobset, dict) else None
+  if kind != (API_VERSION, "JobSet"):
+    raise RunError(f"manifest: is {kind}, must be ({API_VERSION}, JobSet)")
+  for field, found in _required(jobset):
+    if not found:
+      raise RunError(f"manifest: {field} is missing, a JobSet needs it")
+  return jobset
+
+
+def pod_of(jobset: dict[str, Any]) -> dict[str, Any]:
+  """The specification of the pods of the first replicated job."""
+  return jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+
+
+def _required(jobset: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+  yield "metadata.name", (jobset.get("metadata") or {}).get("name")
+  jobs = (jobset.get("spec") or {}).get("replicatedJobs") or []
+  yield "spec.replicatedJobs", jobs
+  for job in jobs:
+    yield "replicatedJobs.name", job.get("name")
+    spec = (job.get("template") or {}).get("spec") or {}
+    yield "replicatedJobs.template.spec.template", spec.get("template")
+    pod = spec["template"].get("spec") or {}
+    yield "restartPolicy", pod.get("restartPolicy")
+    yield "containers", pod.get("containers")
+    for container in pod["containers"]:
+      yield "containers.name", container.get("name")
+      yield "containers.image", container.get("image")
+
+
+def _comparisons(jobset: dict[str, Any], workload: Workload) -> Iterator[tuple[str, Any, Any]]:
+  """(field, found, wanted)."""
+  settings = workload.settings
+  job, pod = jobset["spec"]["replicatedJobs"][0], pod_of(jobset)
+  container = pod["containers"][-1]  # xpk puts its sidecar first
+  chips = tpu_types()[settings.tpu_type]
+  topology = str(pod["nodeSelector"].get(TOPOLOGY, ""))
+  env = {item["name"]: item.get("value") for item in container.get("env") or []}
+  script = str(container["command"][-1])
+  yield "metadata.name", jobset["metadata"]["name"], workload.name
+  yield "replicas", job.get("replicas"), settings.num_slices
+  yield "maxRestarts", jobset["spec"]["failurePolicy"].get("maxRestarts"), settings.max_restarts
+  yield "priorityClassName", pod.get("priorityClassName"), settings.priority
+  yield ACCELERATOR, pod["nodeSelector"].get(ACCELERATOR), family_of(settings.tpu_type).accelerator
+  yield TOPOLOGY, math.prod(map(int, topology.split("x"))) if topology else None, chips
+  yield TPU, job["template"]["spec"]["parallelism"] * container["resources"]["limits"][TPU], chips
+  if settings.docker_image:
+    yield "image", container["image"], settings.docker_image
+  for name, value in settings.env.items():
+    yield f"env {name}", env.get(name), kubernetes_literal(value)
+  # A part of it: xpk's --enable-debug-logs puts exports before ours.
+  lines = [line for line in map(str.strip, script.splitlines()) if line.endswith(f"{workload.command}) & PID=$!;")]
+  yield "number of lines with our command", len(lines), 1

@@ -1,0 +1,125 @@
+"""xpk, run as the program that it is: it lives in an environment of its own and never shares MaxText's."""
+
+from collections.abc import Mapping, Sequence
+import os
+import shutil
+import subprocess
+import tempfile
+
+from maxtext_sparse.cluster.jobset import check_manifest
+from maxtext_sparse.cluster.quoting import kubernetes_literal, yaml_quoted
+from maxtext_sparse.cluster.workload import Workload
+from maxtext_sparse.errors import ConfigError, RunError
+
+BOOTSTRAP = "bash launch/xpk.sh"
+VARIABLE = "XPK"
+# Beside what xpk restarts on, 127 to 255 and 42, with which a stopped sparse run ends: lost connections end with 1. A
+# config that cannot work ends with 2, for good.
+RESTART_STATUS = 1
+
+_EXISTS = "already exists, do you want to overwrite it?"
+
+
+class WorkloadExistsError(RunError):
+  """The cluster has a workload of that name."""
+
+
+class Xpk:
+  """An installed xpk."""
+
+  def __init__(self, path: str | None = None):
+    """Finds xpk: `path`, or the variable XPK, or on the PATH.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    self.path = _find(path)
+
+  def dry_run(self, workload: Workload) -> str:
+    """The JobSet that xpk would submit, as YAML; needs neither a cluster nor a network.
+
+    Raises:
+      RunError: xpk refuses, or what it wrote is not what was asked for.
+    """
+    # xpk writes its settings into HOME, which a dry run leaves alone.
+    with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as home:
+      manifest = os.path.join(home, "manifest.yaml")
+      flags = ["--dry-run", "--skip-validation", f"--output-manifest-file={manifest}"]
+      self._call([*create_arguments(workload), *flags], {"HOME": home})
+      with open(manifest, encoding="utf-8") as file:
+        text = file.read()
+    check_manifest(text, workload)
+    return text
+
+  def create(self, workload: Workload) -> None:
+    """Submits a workload.
+
+    Raises:
+      WorkloadExistsError: the cluster has a workload of that name.
+      RunError: xpk failed otherwise; whether the workload was created is not known.
+    """
+    self._call(create_arguments(workload), {})
+
+  def _call(self, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+    environment = {"TELEMETRY_ENABLED": "false", **os.environ, **variables}
+    environment.pop("PYTHONPATH", None)  # xpk has its own packages
+    # No input: asked whether to overwrite a workload that exists, xpk then fails instead.
+    done = subprocess.run(
+      [self.path, *arguments],
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      env=environment,
+      check=False,
+    )
+    if done.returncode != 0:
+      reason = _reason(done.stdout)
+      error = WorkloadExistsError if _EXISTS in done.stdout else RunError
+      raise error(f"{self.path} {' '.join(arguments[:2])}: exit status {done.returncode}: {reason}")
+
+
+def create_arguments(workload: Workload) -> list[str]:
+  """The arguments of xpk that submit `workload`; flag and value are one word, as values may begin with a hyphen."""
+  settings = workload.settings
+  image = ("docker-image", settings.docker_image) if settings.docker_image else ("base-docker-image", None)
+  flags = {
+    "workload": workload.name,
+    "cluster": settings.cluster,
+    "project": settings.project,
+    "zone": settings.zone,
+    "tpu-type": settings.tpu_type,
+    "num-slices": settings.num_slices,
+    image[0]: image[1] or settings.base_docker_image,
+    "priority": settings.priority,
+    "max-restarts": settings.max_restarts,
+    "restart-on-exit-codes": RESTART_STATUS,
+    "command": workload.command,
+  }
+  variables = [f"--env={name}={env_text(value)}" for name, value in settings.env.items()]
+  return ["workload", "create", *(f"--{flag}={value}" for flag, value in flags.items()), *variables, *settings.xpk_flags]
+
+
+def env_text(value: str) -> str:
+  """What xpk has to paste between double quotes, so that `value` arrives in the pod."""
+  return yaml_quoted(kubernetes_literal(value))[1:-1]
+
+
+def _find(path: str | None) -> str:
+  wanted = path or os.environ.get(VARIABLE) or "xpk"
+  found = shutil.which(os.path.expanduser(wanted))
+  if found is None:
+    what = "--xpk" if path else VARIABLE if os.environ.get(VARIABLE) else "xpk on the PATH"
+    value = f"={wanted}" if what != "xpk on the PATH" else ""
+    raise ConfigError(f"{what}{value}: no such program; `{BOOTSTRAP}` installs xpk in .venv-xpk and says how to name it")
+  return found
+
+
+def _reason(output: str) -> str:
+  """The line of xpk's output that says why it failed."""
+  lines = [line.removeprefix("[XPK]").strip() for line in output.splitlines() if line.strip()]
+  for line in lines:
+    if _EXISTS in line:
+      return line.partition(", do you want")[0]
+  telling = [line for line in lines if not line.startswith(("XPK failed, error code", "Exiting XPK"))]
+  return telling[-1][:300] if telling else "no output"

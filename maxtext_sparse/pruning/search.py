@@ -1,0 +1,89 @@
+"""The largest integer key that at least k weights reach, by counting alone.
+
+The answer lies in a bracket [low, last]. A pass counts, in one read of the weights, how many reach each of seven keys:
+
+  the three quarters of the bracket, so that it shrinks by four or more whatever the weights are;
+  four around the key that the counts at both ends predict, 1/512 and 1/32 of the bracket apart, so that it shrinks by
+  up to 170 where keys are spread evenly, which within an octave of magnitudes they nearly are.
+
+17 passes are the worst case for 32 bits, seven to ten the rule for weights as they are trained.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from maxtext_sparse.pruning import counting
+from maxtext_sparse.pruning.counting import Count
+
+_NUM_CELLS = np.uint32(512)
+_CELLS_AROUND_PREDICTION = (-16, -1, 2, 17)
+
+
+class Bracket(NamedTuple):
+  """Bounds of the answer, int32 scalars, and how many weights reach them.
+
+  Attributes:
+    low: a key that at least k weights reach.
+    last: no key beyond is reached by k weights.
+    reached: how many reach `low`.
+    beyond: how many, fewer than k, reach `last` + 1.
+  """
+
+  low: jax.Array
+  last: jax.Array
+  reached: Count
+  beyond: Count
+
+
+def narrow(count_reaching: Callable[[Sequence[jax.Array]], list[Count]], num_keep: Count, bracket: Bracket) -> Bracket:
+  """The bracket whose `low` is the largest key that `num_keep` weights reach; or any key that exactly so many reach.
+
+  Args:
+    count_reaching: for each of some keys, int32 scalars, how many weights reach it; must fall as the key grows.
+    num_keep: k, at most `bracket.reached`.
+    bracket: where to look.
+  """
+
+  def is_open(bracket):
+    return (bracket.low != bracket.last) & ~counting.at_least(num_keep, bracket.reached)
+
+  def search_pass(bracket):
+    keys = _candidates(bracket, num_keep)
+    for key, count in zip(keys, count_reaching(keys)):
+      bracket = _narrowed(bracket, key, count, counting.at_least(count, num_keep))
+    return bracket
+
+  return lax.while_loop(is_open, search_pass, bracket)
+
+
+def _candidates(bracket: Bracket, num_keep: Count) -> list[jax.Array]:
+  """Keys in (low, last], in no order; some may be equal."""
+  # Up to 2^32 - 1, where the int32 difference wraps.
+  span = lax.bitcast_convert_type(bracket.last - bracket.low, jnp.uint32)
+  quarters = [span // 4 * j + span % 4 * j // 4 for j in (np.uint32(1), np.uint32(2), np.uint32(3))]
+  cell = jnp.maximum(span // _NUM_CELLS, 1)
+  reached, keep, beyond = (counting.as_float(c) for c in (bracket.reached, num_keep, bracket.beyond))
+  num_cells = (span // cell).astype(jnp.int32)
+  predicted = (num_cells.astype(jnp.float32) * (reached - keep) / (reached - beyond)).astype(jnp.int32)
+  near = [jnp.clip(predicted + j, 0, num_cells).astype(jnp.uint32) * cell for j in _CELLS_AROUND_PREDICTION]
+  offsets = [jnp.clip(offset, 1, span) for offset in quarters + near]
+  return [bracket.low + lax.bitcast_convert_type(offset, jnp.int32) for offset in offsets]
+
+
+def _narrowed(bracket: Bracket, key: jax.Array, count: Count, is_enough: jax.Array) -> Bracket:
+  """The part of the bracket that one more count leaves; keys outside it change nothing."""
+  raises = is_enough & (key > bracket.low)
+  lowers = ~is_enough & (key <= bracket.last)
+  choose = lambda condition, new, old: jax.tree.map(functools.partial(jnp.where, condition), new, old)
+  return Bracket(
+    low=jnp.where(raises, key, bracket.low),
+    last=jnp.where(lowers, key - 1, bracket.last),
+    reached=choose(raises, count, bracket.reached),
+    beyond=choose(lowers, count, bracket.beyond),
+  )

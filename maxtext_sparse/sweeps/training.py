@@ -1,0 +1,49 @@
+"""One run of a sweep as a child process of `sweep run`."""
+
+from collections.abc import Sequence
+import glob
+import os
+
+from maxtext_sparse.local.process import child_environment, TrainingProcess
+from maxtext_sparse.sweeps.manifest import Manifest, Run
+from maxtext_sparse.sweeps.state import metrics_file
+
+
+class RunProcess(TrainingProcess):
+  """The process that trains one run of a sweep from its last checkpoint."""
+
+  def __init__(self, manifest: Manifest, run: Run, cores: Sequence[int] | None):
+    """Starts training.
+
+    Args:
+      manifest: the sweep.
+      run: what to train.
+      cores: CPU cores that it keeps to, all if None.
+    """
+    self.run = run
+    config = manifest.load_config(run)
+    num_devices = manifest.spec.get("devices", 1) if config.get("hardware") == "cpu" else None
+    super().__init__(
+      _arguments(manifest, run),
+      os.path.join(manifest.directory, "logs", f"{run.name}.log"),
+      child_environment(os.environ, num_devices),
+      # Paths in the configs are relative to the sweep's folder.
+      directory=manifest.directory,
+      cores=cores,
+    )
+
+
+def _arguments(manifest: Manifest, run: Run) -> list[str]:
+  """The run's config file, and the keys that hold absolute paths where MaxText wants them."""
+  folder = os.path.abspath(manifest.directory)
+  arguments = [
+    os.path.join(folder, run.config),
+    f"base_output_directory={manifest.output_path}",
+    f"metrics_file={metrics_file(manifest, run)}",
+    f"jax_cache_dir={os.path.join(folder, 'jax_cache')}",
+  ]
+  if manifest.spec.get("corpus") is not None:
+    corpus = os.path.join(glob.escape(folder), "corpus")
+    arguments += [f"grain_{part}_files={corpus}/{part}.parquet" for part in ("train", "eval")]
+    arguments += [f"tokenizer_path={os.path.join(folder, 'corpus', 'vocabulary.model')}"]
+  return arguments

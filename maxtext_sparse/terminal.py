@@ -1,0 +1,65 @@
+"""What the commands share when they print: where to, tables, numbers, and which platform they look at shapes on."""
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+import sys
+from typing import Any, TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from rich.console import Console
+  from rich.table import Table
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+  """Prints one JSON object on stdout."""
+  json.dump(content, sys.stdout)
+  print()
+
+
+def console(width: int = 120) -> "Console":
+  """A rich console. Into a pipe or a file it prints tables at their full width."""
+  from rich.console import Console
+
+  return Console(highlight=False, width=None if sys.stdout.isatty() else width)
+
+
+def new_table(columns: Sequence[str], left: Sequence[str] = (), title: str | None = None) -> "Table":
+  """An empty table in the one style of the package.
+
+  Args:
+    columns: heads of the columns.
+    left: heads of the columns that hold text and are aligned to the left; the first column always is.
+    title: line above the table.
+  """
+  from rich import box
+  from rich.table import Table
+
+  made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+  for index, column in enumerate(columns):
+    made.add_column(column, justify="left" if index == 0 or column in left else "right", no_wrap=True)
+  return made
+
+
+def say(console: "Console", line: str) -> None:
+  """Prints a line as it is: no markup, no colours, and no wrapping, because a broken path is of no use."""
+  from rich.text import Text
+
+  console.print(Text(line), soft_wrap=True)
+
+
+def short(number: float) -> str:
+  """Four digits: 1.378e8 as 137.8M, 4.5e20 as 4.500e20."""
+  for divisor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"), (1.0, "")):
+    # 999,960 would round to 1000K.
+    if divisor * 0.99995 <= abs(number) < divisor * 999.95:
+      return f"{number / divisor:.4g}{suffix}"
+  if abs(number) < 1.0:
+    return f"{number:.4g}"
+  mantissa, exponent = f"{number:.3e}".split("e")
+  return f"{mantissa}e{int(exponent)}"
+
+
+def avoid_accelerators() -> None:
+  """Keeps jax on the CPU; call it before jax is imported. Shapes need no TPU, which may be busy or missing."""
+  os.environ["JAX_PLATFORMS"] = "cpu"
