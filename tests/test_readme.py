@@ -1,5 +1,6 @@
-"""What the README shows is what the commands print: its console blocks are run and compared, its claims looked up."""
+"""What the READMEs show is true: their console blocks are run and compared, and all files, links, keys and releases exist."""
 
+from collections.abc import Iterator
 import os
 from pathlib import Path
 import re
@@ -13,23 +14,45 @@ from maxtext_sparse.config import KEYS
 from maxtext_sparse.hooks import SUPPORTED_VERSIONS
 
 REPO = Path(__file__).parents[1]
-README = (REPO / "README.md").read_text(encoding="utf-8")
 PUBLIC_RUNS = REPO.parent / "shared" / "data"
-_BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+MAIN = REPO / "README.md"
+FOLDERS = ("configs", "launch", "maxtext_sparse", "patches", "tests")
+READMES = [MAIN, *sorted(path for folder in FOLDERS for path in (REPO / folder).rglob("README.md"))]
+DOCUMENTS = [*READMES, *sorted((REPO / ".github").glob("*.md"))]
+MAX_LINES = 200
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+# A path that begins with a folder of the repository.
+_PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)}|\.github|\.ci)/[\w./-]*[\w/])")
+# A code span that is a file of a kind that the repository holds, or a folder. What runs write is of other kinds, and NAME is
+# for the reader to fill in.
+_FILE_SPAN = re.compile(r"`(?![^`]*NAME)([\w./-]+(?:\.(?:py|yml|yaml|sh|txt|patch|md)|/))`")
+# Names at the start of a line of a tree: `search.py`, `hooks/`, or several with commas.
+_TREE_NAMES = re.compile(r"( *)((?:[\w.]+(?:\.py|/)(?:, )?)+)")
+_SETUP = re.compile(r"^(?:python3\.12 -m venv|\.venv/bin/pip install) .*$", re.MULTILINE)
+
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
 
 
-def shown_commands():
-  """(command, output) of the console blocks, without those that need a cluster or a shell."""
-  for block in _BLOCK.findall(README):
-    for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-      command, _, output = entry.partition("\n")
-      if command.startswith("maxtext-sparse") and not command.endswith("\\") and "|" not in command:
-        yield pytest.param(command, output, id=command.removeprefix("maxtext-sparse ")[:60])
+def read(document: Path) -> str:
+  return document.read_text(encoding="utf-8")
+
+
+def shown_commands() -> Iterator:
+  """(command, output) of the console blocks of every README, without commands that need a shell or a cluster."""
+  for readme in READMES:
+    for block in (body for language, body in _BLOCK.findall(read(readme)) if language == "console"):
+      for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, output = entry.partition("\n")
+        if command.startswith("maxtext-sparse") and not command.endswith("\\") and "|" not in command:
+          name = f"{readme.relative_to(REPO)}: {command.removeprefix('maxtext-sparse ')[:60]}"
+          yield pytest.param(command, output, id=name)
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-  """A folder in which the README's commands find what they name: the configs and the public runs."""
+def workspace(tmp_path_factory) -> Path:
+  """A folder in which the commands find what they name: the configs and the public runs."""
   folder = tmp_path_factory.mktemp("readme")
   (folder / "configs").symlink_to(REPO / "configs")
   for name, source, table in (("t5-data.csv", "t5", "t5.csv"), ("vit-data.json", "vit", "vit.csv")):
@@ -39,27 +62,28 @@ def workspace(tmp_path_factory):
   return folder
 
 
-def run(command, folder):
+def run(command: str, folder: Path) -> subprocess.CompletedProcess:
   variables = os.environ | {"COLUMNS": "120", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPO)}
   arguments = [sys.executable, "-m", "maxtext_sparse", *shlex.split(command)[1:]]
   return subprocess.run(arguments, cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False)
 
 
-@pytest.mark.parametrize("command, output", shown_commands())
+@pytest.mark.parametrize("command, output", list(shown_commands()))
 def test_a_console_block_shows_what_the_command_prints(command, output, workspace):
   if re.search(r"\b(t5|vit)\b", command) and not PUBLIC_RUNS.exists():
     pytest.skip("the public runs are not here")
   done = run(command, workspace)
   assert done.returncode == 0, done.stderr
-  # Another processor's rounding moves which starts arrive, and bootstraps; tests/laws holds the fits to 1e-6.
+  # The rounding of another processor changes which starts arrive at the optimum, and so bootstraps and intervals.
+  # tests/laws holds the fits themselves to 1e-6.
   rel = 0.1 if command.split()[1] in ("fit", "predict", "recommend") else 0.02
   assert len(done.stdout.split()) == len(output.split()), done.stdout
   for printed, shown in zip(done.stdout.split(), output.split()):
     assert printed == shown or numbers(printed) == pytest.approx(numbers(shown), rel=rel, abs=2e-4), done.stdout
 
 
-def numbers(word):
-  """The numbers in a word; an empty list never equals another word's."""
+def numbers(word: str) -> list[float]:
+  """The numbers in a word; a word without numbers equals no other word."""
   return [float(n) for n in re.findall(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?", word)] or [float("nan")]
 
 
@@ -67,22 +91,93 @@ def test_at_least_three_commands_are_shown():
   assert len(list(shown_commands())) >= 3
 
 
-def test_the_set_up_commands_are_those_of_ci():
-  ci = (REPO / ".ci" / "run").read_text(encoding="utf-8")
-  install = re.search(r"^\.venv/bin/pip install (.*)$", README, re.MULTILINE)
-  assert install and install[1] in ci
-  assert "python3.12 -m venv .venv" in README and "python3.12 -m venv .venv" in ci
-  assert ".venv/bin/python -m pytest" in README and ".venv/bin/python -m pytest" in ci
+def test_the_main_readme_is_short():
+  assert len(read(MAIN).splitlines()) <= MAX_LINES
 
 
-def test_every_key_and_every_release_is_documented():
-  for key in KEYS:
-    assert f"`{key}`" in README, key
-  for release in SUPPORTED_VERSIONS:
-    assert f"patches/maxtext-{release}.patch" in README, release
+@pytest.mark.parametrize("document", [MAIN, REPO / ".github" / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_the_set_up_commands_are_those_of_ci(document):
+  in_ci = [command.replace("install --quiet", "install") for command in _SETUP.findall(read(REPO / ".ci" / "run"))]
+  assert len(in_ci) == 2
+  assert _SETUP.findall(read(document)) == in_ci
 
 
-def test_every_file_and_folder_that_the_readme_names_exists():
-  for path in set(re.findall(r"\b((?:launch|patches|configs|tests)/[\w./-]+\w)", README)):
-    if "X" not in path and "{" not in path:
-      assert (REPO / path).exists(), path
+def test_the_test_command_is_that_of_ci():
+  command = ".venv/bin/python -m pytest"
+  assert f"\n{command}\n" in read(MAIN)
+  assert f"\n{command}" in read(REPO / ".ci" / "run")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_main_readme_documents_every_key(key):
+  assert f"`{key}`" in read(MAIN)
+
+
+@pytest.mark.parametrize("release", SUPPORTED_VERSIONS)
+def test_the_readme_of_the_patches_documents_every_release(release):
+  assert f"| {release} |" in read(REPO / "patches" / "README.md")
+  assert f"`patches/maxtext-{release}.patch`" in read(REPO / "patches" / "README.md")
+
+
+@pytest.mark.parametrize("readme", [MAIN, REPO / "maxtext_sparse" / "README.md"], ids=("main", "package"))
+def test_a_tree_names_every_package_and_nothing_else(readme):
+  entries = tree_entries(read(readme))
+  missing = [str(path.relative_to(REPO)) for path in entries if not path.exists()]
+  assert not missing
+  packages = {path.parent for path in (REPO / "maxtext_sparse").glob("*/__init__.py")}
+  assert packages <= set(entries), packages - set(entries)
+
+
+def tree_entries(text: str) -> list[Path]:
+  """The files and folders of the trees in a README; a line belongs to the last line that is indented less."""
+  entries = []
+  for block in (body for language, body in _BLOCK.findall(text) if not language and body.startswith("maxtext_sparse/")):
+    folders = {-1: REPO}
+    for line in block.splitlines():
+      match = _TREE_NAMES.match(line)
+      assert match, f"not a line of a tree: {line}"
+      depth = len(match[1])
+      parent = folders[max(above for above in folders if above < depth)]
+      names = match[2].rstrip(", ").split(", ")
+      entries += [parent / name for name in names]
+      folders = {above: folder for above, folder in folders.items() if above < depth} | {depth: parent / names[0]}
+  return entries
+
+
+@every_document
+def test_every_file_and_folder_that_a_document_names_exists(document):
+  text = read(document)
+  for path in set(_PATH.findall(text)):
+    assert (REPO / path).exists(), path
+  for name in set(_FILE_SPAN.findall(text)):
+    places = [document.parent, REPO, REPO / "maxtext_sparse"]
+    assert any((place / name).exists() for place in places) or is_tail_of_a_path(name), name
+
+
+def is_tail_of_a_path(name: str) -> bool:
+  """Whether some file or folder of the repository has this name, such as `table.py` or `sweeps/`."""
+  return any(path.match(f"*/{name.rstrip('/')}") for folder in FOLDERS for path in (REPO / folder).rglob("*"))
+
+
+@every_document
+def test_every_relative_link_of_a_document_resolves(document):
+  for target in _LINK.findall(read(document)):
+    if "://" in target:
+      continue
+    path, _, anchor = target.partition("#")
+    linked = (document.parent / path).resolve() if path else document
+    assert linked.exists(), target
+    if anchor:
+      assert anchor in anchors(read(linked)), target
+
+
+def anchors(text: str) -> set[str]:
+  """GitHub's names of a document's headings."""
+  headings = re.findall(r"^#+ (.*)$", _BLOCK.sub("", text), re.MULTILINE)
+  return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("benchmark", sorted((REPO / "tests" / "benchmarks").glob("bench_*.py")), ids=lambda path: path.stem)
+def test_the_readme_of_the_benchmarks_has_one_table_for_each(benchmark):
+  place = rf"<!-- {benchmark.stem.removeprefix('bench_')} -->\n\|.*?<!-- / -->"
+  assert len(re.findall(place, read(benchmark.parent / "README.md"), re.DOTALL)) == 1
