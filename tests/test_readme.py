@@ -1,4 +1,4 @@
-"""What the READMEs show is true: their console blocks are run and compared, and all files, links, keys and releases exist."""
+"""What the READMEs say is true: commands print what is shown, and the files, links and keys that they name exist."""
 
 from collections.abc import Iterator
 import os
@@ -19,14 +19,15 @@ MAIN = REPO / "README.md"
 FOLDERS = ("configs", "launch", "maxtext_sparse", "patches", "tests")
 READMES = [MAIN, *sorted(path for folder in FOLDERS for path in (REPO / folder).rglob("README.md"))]
 DOCUMENTS = [*READMES, *sorted((REPO / ".github").glob("*.md"))]
+BENCHMARKS = sorted((REPO / "tests" / "benchmarks").glob("bench_*.py"))
 MAX_LINES = 200
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 # A path that begins with a folder of the repository.
 _PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)}|\.github|\.ci)/[\w./-]*[\w/])")
-# A code span that is a file of a kind that the repository holds, or a folder. What runs write is of other kinds, and NAME is
-# for the reader to fill in.
+# A code span that is a file of a kind that the repository holds, or a folder. What runs write is of other kinds, and a
+# reader replaces NAME.
 _FILE_SPAN = re.compile(r"`(?![^`]*NAME)([\w./-]+(?:\.(?:py|yml|yaml|sh|txt|patch|md)|/))`")
 # Names at the start of a line of a tree: `search.py`, `hooks/`, or several with commas.
 _TREE_NAMES = re.compile(r"( *)((?:[\w.]+(?:\.py|/)(?:, )?)+)")
@@ -177,7 +178,7 @@ def anchors(text: str) -> set[str]:
   return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("benchmark", sorted((REPO / "tests" / "benchmarks").glob("bench_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda path: path.stem)
 def test_the_readme_of_the_benchmarks_has_one_table_for_each(benchmark):
   place = rf"<!-- {benchmark.stem.removeprefix('bench_')} -->\n\|.*?<!-- / -->"
   assert len(re.findall(place, read(benchmark.parent / "README.md"), re.DOTALL)) == 1

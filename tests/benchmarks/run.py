@@ -1,4 +1,4 @@
-"""Runs the benchmarks and writes their tables into the README of this folder: `python tests/benchmarks/run.py [NAME ...]`.
+"""Runs the benchmarks and writes their tables into this folder's README: `python tests/benchmarks/run.py [NAME ...]`.
 
 Without names it runs all of them. That takes about two hours on two cores, most of it in the TPU compiler. Close other
 programs first.
