@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+from _pytest.mark import ParameterSet
 import pytest
 
 from maxtext_sparse.config import KEYS
@@ -40,7 +41,7 @@ def read(document: Path) -> str:
   return document.read_text(encoding="utf-8")
 
 
-def shown_commands() -> Iterator:
+def shown_commands() -> Iterator[ParameterSet]:
   """(command, output) of the console blocks of every README, without commands that need a shell or a cluster."""
   for readme in READMES:
     for block in (body for language, body in _BLOCK.findall(read(readme)) if language == "console"):

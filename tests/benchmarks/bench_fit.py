@@ -1,9 +1,9 @@
-"""Times the 100-start fit against a loop of scipy's L-BFGS-B with numeric gradients over the same starts.
+"""Times our fit of a law from 100 starts against a loop of scipy's L-BFGS-B with numeric gradients over the same starts.
 
-  python tests/benchmarks/bench_fit.py [--points 245] [--rounds 3]
+  python tests/benchmarks/bench_fit.py [--points 245] [--rounds 5]
 
-They alternate, round by round, on the same runs with the same objective; scipy runs at tolerances tight enough to reach
-the same objective, which the table shows. A third row gives scipy our gradient.
+They alternate, round by round, on the same runs and with the same objective. The tolerances of scipy are tight enough to
+reach the objective that we reach; the table shows both. In a third row scipy gets our gradient.
 """
 
 import argparse
@@ -12,8 +12,10 @@ import functools
 import os
 import statistics
 import time
+from typing import Any
 
-# scipy at its best: on arrays this small a second BLAS thread only spins, on a busy machine ten times as long.
+# One BLAS thread is scipy's best. On arrays as small as these a second thread only waits, and on a busy machine the fit
+# then takes ten times as long.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 import measure
@@ -26,7 +28,7 @@ from maxtext_sparse.laws.forms import LAWS
 
 
 def study(num_points: int) -> pd.DataFrame:
-  """Runs of the average law (Hoffmann et al.'s coefficients) with 1 % of scatter."""
+  """Invented runs that follow the average law with Hoffmann et al.'s coefficients, up to 1 % of scatter."""
   generator = np.random.default_rng(0)
   dense, tokens = np.exp(generator.uniform(np.log([4e7, 5e9]), np.log([2e9, 5e11]), (num_points, 2))).T
   sparsity = generator.choice([0.0, 0.2, 0.4, 0.6, 0.8], num_points)
@@ -37,23 +39,23 @@ def study(num_points: int) -> pd.DataFrame:
 
 
 def numeric(runs: pd.DataFrame) -> Callable[[np.ndarray], float]:
-  """The objective as one would write it for scipy."""
+  """The objective as one would write it for scipy, which then estimates the gradient from differences."""
   log_n, log_d, log_loss = (np.log(runs[name].to_numpy()) for name in ("average_params", "tokens", "loss"))
 
-  def objective(theta):
+  def objective(theta: np.ndarray) -> float:
     a, b, e, alpha, beta = theta
     predicted = np.logaddexp(np.logaddexp(a - alpha * log_n, b - beta * log_d), e)
     size = np.abs(predicted - log_loss)
-    return np.sum(np.where(size <= HUBER_DELTA, 0.5 * size**2, HUBER_DELTA * (size - 0.5 * HUBER_DELTA)))
+    return float(np.sum(np.where(size <= HUBER_DELTA, 0.5 * size**2, HUBER_DELTA * (size - 0.5 * HUBER_DELTA))))
 
   return objective
 
 
 def analytic(runs: pd.DataFrame) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-  """Our objective and gradient, one point at a time."""
+  """Our objective with its gradient, for one point at a time."""
   objective, first = Objective(LAWS["average"], runs, 1), np.array([0])
 
-  def both(theta):
+  def both(theta: np.ndarray) -> tuple[float, np.ndarray]:
     value, gradient = objective(theta[None], first)
     return value[0], gradient[0]
 
@@ -61,7 +63,7 @@ def analytic(runs: pd.DataFrame) -> Callable[[np.ndarray], tuple[float, np.ndarr
 
 
 def scipy_loop(objective: Callable, jac: bool | None, starts: np.ndarray) -> tuple[float, int]:
-  """Least objective over the starts, and how many reach it within 1e-6."""
+  """The least objective over the starts, and how many starts reach it within a relative 1e-6."""
   options = {"maxiter": 1000, "maxfun": 100_000, "ftol": 1e-15, "gtol": 1e-10}
   minimise = functools.partial(scipy.optimize.minimize, objective, jac=jac, method="L-BFGS-B", options=options)
   found = np.array([minimise(start).fun for start in starts])
@@ -69,18 +71,20 @@ def scipy_loop(objective: Callable, jac: bool | None, starts: np.ndarray) -> tup
 
 
 def our_fit(runs: pd.DataFrame) -> tuple[float, int]:
-  """Least objective, and how many starts reach it within 1e-9."""
+  """The least objective, and how many starts reach it within a relative 1e-9."""
   fitted = fit(LAWS["average"], runs)
   return fitted.objective, fitted.num_agreeing
 
 
-def timed(function):
+def timed[Result](function: Callable[[], Result]) -> tuple[float, Result]:
+  """(seconds, result) of one call."""
   begin = time.perf_counter()
   result = function()
   return time.perf_counter() - begin, result
 
 
-def run(num_points: int, num_rounds: int) -> dict:
+def run(num_points: int, num_rounds: int) -> dict[str, Any]:
+  """Times every contender in every round; see the keys of the result."""
   runs = study(num_points)
   starts = draw_starts(LAWS["average"], NUM_STARTS)
   contenders = {

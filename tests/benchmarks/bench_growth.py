@@ -1,13 +1,16 @@
-"""Search time against weights and against devices, with a plot: `python tests/benchmarks/bench_growth.py`.
+"""Times the search as weights and devices grow, and plots it: `python tests/benchmarks/bench_growth.py`.
 
-The devices are fake ones on this machine's cores: what grows with them is the cost of the collectives, not the speed.
+The devices are not real. XLA splits this machine's cores into them, so more devices show what collectives cost and do not
+make the search faster.
 """
 
 import argparse
+from collections.abc import Callable
 import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -26,6 +29,7 @@ _ROUNDS = 15
 
 
 def seconds_by_size() -> dict[int, float]:
+  """Seconds of one search on one device, by number of weights."""
   functions, counts = {}, {}
   for size in SIZES:
     weights = bench_search.draw_weights(size)
@@ -36,7 +40,7 @@ def seconds_by_size() -> dict[int, float]:
 
 
 def seconds_on_devices(num_devices: int) -> float:
-  """In this process, which has that many devices: the weights split over all of them."""
+  """Seconds of one search over weights that are split over all devices; this process must have `num_devices`."""
   mesh = jax.make_mesh((num_devices,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
   with jax.set_mesh(mesh):
     place = lambda w: jax.device_put(w, jax.NamedSharding(mesh, jax.P(*[None] * (w.ndim - 1), "fsdp")))
@@ -63,6 +67,7 @@ def main() -> None:
 
 
 def draw(sizes: dict[int, float], devices: dict[int, float]) -> None:
+  """Writes `search_growth.png`: time against weights on the left, against devices on the right."""
   import matplotlib
 
   matplotlib.use("Agg")
@@ -79,13 +84,14 @@ def draw(sizes: dict[int, float], devices: dict[int, float]) -> None:
   figure.savefig(measure.OUT / "search_growth.png", dpi=150)
 
 
-def _search(weights):
+def _search(weights: list[jax.Array]) -> Callable[[], Any]:
   num_keep = split_count(round(sum(w.size for w in weights) * (1 - bench_search.SPARSITY)))
   search = jax.jit(lambda weights: find_cut(weights, num_keep))
   return lambda: search(weights)
 
 
 def _in_process_with(num_devices: int) -> float:
+  """`seconds_on_devices` in a process of its own, because XLA counts its devices once, when it starts."""
   flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
   command = [sys.executable, __file__, "--devices", str(num_devices)]
   told = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE, check=True, text=True)

@@ -1,13 +1,14 @@
-"""What sparsity costs on TPU pods, by their compiler: `python tests/benchmarks/bench_preflight.py [NAME ...]`.
+"""Asks the TPU compiler what sparsity costs on pods: `python tests/benchmarks/bench_preflight.py [NAME ...]`.
 
-Runs `maxtext-sparse preflight` for each case and keeps its JSON in `build/benchmarks/preflight`; a case that is there is
-not compiled again. An hour on two cores.
+Runs `maxtext-sparse preflight` for each case and keeps its JSON in `build/benchmarks/preflight`. A case whose JSON is
+there is not compiled again. All cases take an hour on two cores.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from typing import Any
 
 import measure
 
@@ -31,20 +32,22 @@ def main() -> None:
   measure.publish("preflight", found, table)
 
 
-def compile_case(name: str) -> dict:
+def compile_case(name: str) -> dict[str, Any]:
+  """What `preflight --json` prints for a case, from the file if there is one."""
   path = measure.OUT / "preflight" / (name.replace(", ", "-").replace(" ", "-") + ".json")
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "maxtext_sparse", "preflight", *CASES[name], *_COMMON]
     told = subprocess.run(command, cwd=measure.ROOT, stdout=subprocess.PIPE, text=True)
-    # Status 1 with a result: it does not fit, which the table says.
+    # Status 1 with a result means that the step does not fit into memory; the table says so.
     if not told.stdout:
       sys.exit(f"{name}: preflight ended with status {told.returncode}")
     path.write_text(told.stdout)
   return json.loads(path.read_text())
 
 
-def row(name: str, result: dict) -> list[str]:
+def row(name: str, result: dict[str, Any]) -> list[str]:
+  """One row of the table: sparse against dense."""
   if not result["fits"]:
     return [name, *["-"] * 6, "does not fit"]
   dense, sparse = result["dense"], result["sparse"]

@@ -1,16 +1,18 @@
 """Times the threshold search against what it replaces: `python tests/benchmarks/bench_search.py [--sizes 1e6 42e6 ...]`.
 
-  read       the largest magnitude of all weights: one pass over them, which no search can beat
-  search     ours
-  sort       the weights concatenated and sorted, and one element of it taken
-  argsort    the same with indices, as a mask by rank needs them
-  partition  numpy's selection on the host, copies not counted
+  read       finds the largest magnitude of all weights; this is one pass over them, and no search can be faster
+  search     our search
+  sort       concatenates the weights, sorts them, and takes one element
+  argsort    does the same with indices, which a mask by rank needs
+  partition  numpy's selection on the host; the copy to the host is not counted
 
-All take turns in one process on the same float32 arrays of a transformer's shapes.
+All of them take turns in one process, on the same float32 arrays with the shapes of a transformer.
 """
 
 import argparse
+from collections.abc import Callable
 import os
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -24,18 +26,19 @@ from maxtext_sparse.pruning.threshold import find_cut
 
 SIZES = (1e6, 4e6, 10e6, 42e6, 100e6, 200e6)
 SPARSITY = 0.8
-# Medians of few rounds are enough for what is tens of times slower; a sort of 200M weights takes more than a minute.
+# Few rounds are enough for a function that is tens of times slower: a sort of 200M weights takes more than a minute.
 FAST_ROUNDS, SLOW_ROUNDS, HUGE_ROUNDS = 15, 3, 1
 HUGE = 50e6
 
 
 def num_rounds(size: float) -> dict[str, int]:
+  """How often each contender is called on `size` weights."""
   slow = HUGE_ROUNDS if size > HUGE else SLOW_ROUNDS
   return {"read": FAST_ROUNDS, "search": FAST_ROUNDS, "sort": slow, "argsort": slow, "partition": slow}
 
 
-def draw_weights(size: float, dtype=jnp.float32) -> list[jax.Array]:
-  """About `size` weights in the shapes of a decoder's matrices, layers stacked, of differing scales."""
+def draw_weights(size: float, dtype: Any = jnp.float32) -> list[jax.Array]:
+  """About `size` random weights, shaped like a decoder's matrices with stacked layers, each matrix with its own scale."""
   generator = np.random.default_rng(0)
   width = round((size / 49) ** 0.5)
   shapes = [(6, width, 2 * width)] * 2 + [(6, 2 * width, width)] + [(6, width, width)] * 2 + [(width, width)]
@@ -44,7 +47,8 @@ def draw_weights(size: float, dtype=jnp.float32) -> list[jax.Array]:
   return [draw(shape, scale) for shape, scale in zip(shapes, scales)]
 
 
-def contenders(weights: list[jax.Array], sparsity: float = SPARSITY):
+def contenders(weights: list[jax.Array], sparsity: float = SPARSITY) -> dict[str, Callable[[], Any]]:
+  """The compiled functions by name. Each finds the threshold of the same weights, except `read`."""
   size = sum(w.size for w in weights)
   num_keep = round(size * (1 - sparsity))
   flat = lambda weights: jnp.concatenate([jnp.abs(w).ravel() for w in weights])

@@ -1,6 +1,7 @@
-"""Bytes of train state per prunable parameter, counted on built states: `python tests/benchmarks/bench_state.py`."""
+"""Counts the bytes of train state per prunable weight on real states: `python tests/benchmarks/bench_state.py`."""
 
 import os
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -14,12 +15,13 @@ from maxtext_sparse.pruning.transform import prune
 from maxtext_sparse.schedule import Schedule
 
 
-def num_bytes(tree) -> int:
+def num_bytes(tree: Any) -> int:
+  """Bytes of all arrays in a tree. Scalars, such as the optimizer's count, are left out."""
   return sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if leaf.ndim)
 
 
-def states(weights) -> dict[str, object]:
-  """Weights, optimizer state and masks of each way to train sparsely."""
+def states(weights: list[jax.Array]) -> dict[str, Any]:
+  """Everything that each way of sparse training stores: weights, optimizer state and masks."""
   adam = optax.adamw(1e-3)
   ours = prune(adam, Schedule(9, (2, 4), (0.5, 0.25)), lambda path: True)
   masks = [jnp.ones_like(w, dtype=bool) for w in weights]

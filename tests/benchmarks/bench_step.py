@@ -1,20 +1,22 @@
-"""Step time, sparse against dense, of MaxText's real train step: `python tests/benchmarks/bench_step.py`.
+"""Times MaxText's real train step, sparse against dense: `python tests/benchmarks/bench_step.py`.
 
-Both train in one process and take turns, step by step, on the same synthetic batch. The machine's own noise is measured
-the same way: the odd dense steps against the even ones.
+Both runs train in one process on the same synthetic batch and take turns, step by step. The noise of the machine is
+measured in the same way, as the ratio of even dense steps to odd ones.
 """
 
 import argparse
+from collections.abc import Sequence
 import os
 import tempfile
 import time
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import measure
 
 NUM_STEPS, START, END, PERIOD = 150, 40, 110, 5
-# An event costs the same whatever the period; the default period is what a user pays it over.
+# Short periods give many events to time. A user pays for one event in each default period.
 DEFAULT_PERIOD = 100
 MODEL = (
   *("hardware=cpu", "skip_jax_distributed_system=True", "dataset_type=synthetic", "enable_checkpointing=False"),
@@ -38,7 +40,7 @@ PHASES = {
 
 
 class Trainer:
-  """MaxText's jitted train step with its state; `step()` takes one and waits for it."""
+  """MaxText's jitted train step with its state."""
 
   def __init__(self, run_name: str, *overrides: str):
     from flax import nnx
@@ -57,7 +59,7 @@ class Trainer:
     self.batch = loader.load_next_batch()
 
   def step(self) -> float:
-    """Seconds of one step."""
+    """Takes one step, waits for it, and returns its seconds."""
     from flax.linen import partitioning
     import jax
 
@@ -69,6 +71,7 @@ class Trainer:
 
 
 def run() -> tuple[list[float], list[float]]:
+  """Seconds of each step, dense and sparse."""
   from maxtext_sparse import hooks
 
   with hooks.installed():
@@ -84,7 +87,8 @@ def run() -> tuple[list[float], list[float]]:
 def main() -> None:
   argparse.ArgumentParser(description=__doc__).parse_args()
   dense, sparse = run()
-  results, rows = {}, []
+  results: dict[str, Any] = {}
+  rows = []
   for phase, belongs in PHASES.items():
     steps = [step for step in range(NUM_STEPS) if belongs(step)]
     ratio = measure.ratio_interval([sparse[s] for s in steps], [dense[s] for s in steps])
@@ -101,7 +105,7 @@ def main() -> None:
   measure.publish("step", results, measure.markdown(header, rows))
 
 
-def _row(name, count, ratio) -> list[str]:
+def _row(name: str, count: int | str, ratio: Sequence[float]) -> list[str]:
   return [name, str(count), f"{ratio[0]:.3f}", f"{ratio[1]:.3f} to {ratio[2]:.3f}"]
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, the machine they ran on, results as JSON and Markdown."""
+"""What the benchmarks share: timing in turns, a description of the machine, and results as JSON and Markdown."""
 
 from collections.abc import Callable, Mapping, Sequence
 import importlib.metadata
@@ -18,7 +18,16 @@ OUT = ROOT / "build" / "benchmarks"
 
 
 def interleaved(functions: Mapping[str, Callable[[], Any]], num_rounds: Mapping[str, int]) -> dict[str, list[float]]:
-  """Seconds of each call, the compiled functions taking turns; those called often are called once before, uncounted."""
+  """Times functions that take turns, so that a slow moment of the machine hits all of them.
+
+  Args:
+    functions: by name; each returns arrays, for which the clock waits.
+    num_rounds: how often each is called. A function with more than three rounds is called once more before, which warms
+      it up and is not counted.
+
+  Returns:
+    Seconds of each call, by name.
+  """
   for name, function in functions.items():
     if num_rounds[name] > 3:
       jax.block_until_ready(function())
@@ -33,11 +42,12 @@ def interleaved(functions: Mapping[str, Callable[[], Any]], num_rounds: Mapping[
 
 
 def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+  """The median of each function's times."""
   return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def ratio_interval(numerator: Sequence[float], denominator: Sequence[float], num_draws: int = 2_000) -> tuple[float, ...]:
-  """Ratio of the medians, and its 95 % interval by bootstrap."""
+  """The ratio of two medians with its 95 % bootstrap interval: (ratio, low, high)."""
   generator = np.random.default_rng(0)
   draw = lambda values: np.median(generator.choice(values, (num_draws, len(values))), axis=1)
   low, high = np.quantile(draw(numerator) / draw(denominator), [0.025, 0.975])
@@ -45,7 +55,7 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float], num
 
 
 def machine() -> dict[str, Any]:
-  """What a reader needs to compare figures."""
+  """What a reader must know to compare figures: processor, cores, load and versions."""
   versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax")}
   return {
     "python": platform.python_version(),
@@ -58,12 +68,13 @@ def machine() -> dict[str, Any]:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A Markdown table."""
   lines = [header, ["---"] * len(header), *rows]
   return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def publish(name: str, results: Any, table: str) -> None:
-  """Writes `build/benchmarks/NAME.json` and prints the table."""
+  """Writes the results, the table and the machine to `build/benchmarks/NAME.json`, and prints the table."""
   OUT.mkdir(parents=True, exist_ok=True)
   content = {"machine": machine(), "results": results, "table": table}
   (OUT / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
