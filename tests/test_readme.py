@@ -21,6 +21,8 @@ FOLDERS = ("configs", "launch", "maxtext_sparse", "patches", "tests")
 READMES = [MAIN, *sorted(path for folder in FOLDERS for path in (REPO / folder).rglob("README.md"))]
 DOCUMENTS = [*READMES, *sorted((REPO / ".github").glob("*.md"))]
 BENCHMARKS = sorted((REPO / "tests" / "benchmarks").glob("bench_*.py"))
+# What the README of the package calls the core.
+CORE = ("errors", "config", "config_files", "schedule", "pruning", "runs", "hooks", "entry")
 MAX_LINES = 200
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -32,6 +34,7 @@ _PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)}|\.github|\.ci)/[\w./-]
 _FILE_SPAN = re.compile(r"`(?![^`]*NAME)([\w./-]+(?:\.(?:py|yml|yaml|sh|txt|patch|md)|/))`")
 # Names at the start of a line of a tree: `search.py`, `hooks/`, or several with commas.
 _TREE_NAMES = re.compile(r"( *)((?:[\w.]+(?:\.py|/)(?:, )?)+)")
+_IMPORT = re.compile(r"^\s*(?:from|import) maxtext_sparse(?:\.| import )(\w+)", re.MULTILINE)
 _SETUP = re.compile(r"^(?:python3\.12 -m venv|\.venv/bin/pip install) .*$", re.MULTILINE)
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
@@ -128,6 +131,15 @@ def test_a_tree_names_every_package_and_nothing_else(readme):
   assert not missing
   packages = {path.parent for path in (REPO / "maxtext_sparse").glob("*/__init__.py")}
   assert packages <= set(entries), packages - set(entries)
+
+
+def test_the_core_imports_no_other_package():
+  """Data flows one way, as the README of the package says."""
+  package = REPO / "maxtext_sparse"
+  files = [path for name in CORE for path in (package / f"{name}.py", *(package / name).glob("*.py")) if path.exists()]
+  others = {path.relative_to(package).as_posix(): set(_IMPORT.findall(read(path))) - set(CORE) for path in files}
+  assert len(files) > 20
+  assert {path: names for path, names in others.items() if names} == {"hooks/diagnosis.py": {"patching"}}
 
 
 def tree_entries(text: str) -> list[Path]:
