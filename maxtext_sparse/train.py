@@ -1,6 +1,6 @@
 """MaxText's pre-training with the plugin installed: `python -m maxtext_sparse.train CONFIG [CONFIG ...] [key=value ...]`.
 
-Takes exactly what `python -m maxtext.trainers.pre_train.train` takes; several config files merge left to right.
+It takes what `python -m maxtext.trainers.pre_train.train` takes, and several config files, merged left to right.
 """
 
 from maxtext_sparse.entry import run_module

@@ -1,9 +1,18 @@
-"""Everything that changes MaxText. `table` lists every attribute that is replaced; `plugin` installs and removes them."""
+"""Everything that changes MaxText. Read `table` first: it lists every attribute that is replaced, and why.
+
+plugin        which table fits the installed MaxText; install and uninstall
+registry      what a hook is; replaces attributes and restores them
+settings      the sparsity keys and the schedule of a config
+sparse_run    the run that belongs to a config, and the train step that is being traced
+monitor       counts, metrics and records of a run, and the checks that stop it
+*_hooks       the replacements, by the part of MaxText that they go into
+"""
 
 from maxtext_sparse.hooks.plugin import (
   CHECKOUT,
-  hooks_for,
+  fitting_hooks,
   install,
+  install_for_preflight,
   installed,
   maxtext_version,
   OVERRIDE,
@@ -15,8 +24,9 @@ __all__ = [
   "CHECKOUT",
   "OVERRIDE",
   "SUPPORTED_VERSIONS",
-  "hooks_for",
+  "fitting_hooks",
   "install",
+  "install_for_preflight",
   "installed",
   "maxtext_version",
   "uninstall",

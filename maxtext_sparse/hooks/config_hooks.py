@@ -1,21 +1,36 @@
-"""Hooks that make the sparsity keys part of every MaxText config and check them before any device is touched."""
+"""Hooks that make the sparsity keys part of every MaxText config and check them before any device is touched.
 
+A config passes through them in this order:
+
+  add_defaults          our defaults go below the root of the YAML chain
+  extend_config_class   the class that will hold the values gets our fields
+  check_values          the values, with all overrides, are parsed; the schedule is built from them
+  keep_one_line         if one of these fails, the user reads one line
+"""
+
+from collections.abc import Mapping
 import functools
+from typing import Any
 
 from maxtext.configs import types
 import omegaconf
 import pydantic
 
-from maxtext_sparse.config import ConfigError, DEFAULTS, parse_keys, refuse_misspelt, run_steps, SparsityKeys
-from maxtext_sparse.schedule import build_schedule
+from maxtext_sparse.config import DEFAULTS, refuse_misspelt, SparsityKeys
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.hooks.registry import Function
+from maxtext_sparse.hooks.settings import parse_settings
 
 
-def add_defaults(load_config):
-  """`pyconfig._load_config`: puts our defaults under the root of the YAML chain, where `M_*` variables find them."""
+def add_defaults(load_config: Function) -> Function:
+  """`pyconfig._load_config`: merges our defaults below the root of the YAML chain.
 
-  def load_with_defaults(config_name):
+  MaxText accepts an environment variable `M_SPARSITY` only if the YAML files mention the key `sparsity`.
+  """
+
+  def load_with_defaults(config_name: str) -> Any:
     config = load_config(config_name)
-    # The loader recurses through this hook, so the file without a base is the root of the chain.
+    # The loader calls itself, and so this hook, for each `base_config`. The file without one is the root of the chain.
     if "base_config" in config:
       return config
     return omegaconf.OmegaConf.merge(omegaconf.OmegaConf.create(DEFAULTS), config)
@@ -25,39 +40,45 @@ def add_defaults(load_config):
 
 @functools.cache
 def with_sparsity_keys(config_class: type[pydantic.BaseModel]) -> type[pydantic.BaseModel]:
-  """A subclass of MaxText's config class that has our fields too."""
-  if "sparsity" in config_class.model_fields:  # ours already, or native in a patched tree
+  """A subclass of MaxText's config class that has our fields too; the class itself if it has them already.
+
+  It has them if it went through here before, or in a patched tree. The cache makes equal classes identical.
+  """
+  if "sparsity" in config_class.model_fields:
     return config_class
   return type(config_class.__name__, (config_class, SparsityKeys), {"__doc__": config_class.__doc__})
 
 
-def extend_config_class(initialize_pydantic):
+def extend_config_class(initialize_pydantic: Function) -> Function:
   """`pyconfig._initialize_pydantic`: every config is built through it, with its class as an argument."""
 
-  def initialize_with_keys(argv=None, config_class=types.MaxTextConfig, **kwargs):
+  def initialize_with_keys(
+    argv: list[str] | None = None, config_class: type[pydantic.BaseModel] = types.MaxTextConfig, **kwargs: Any
+  ) -> Any:
     return initialize_pydantic(argv, config_class=with_sparsity_keys(config_class), **kwargs)
 
   return initialize_with_keys
 
 
-def check_values(prepare_for_pydantic):
-  """`pyconfig._prepare_for_pydantic`: the last call before jax.distributed starts, with all overrides merged."""
+def check_values(prepare_for_pydantic: Function) -> Function:
+  """`pyconfig._prepare_for_pydantic`: parses our keys and builds the schedule.
 
-  def prepare_checked(raw_keys, **kwargs):
+  This is the last call before `jax.distributed` and the devices start, and the first that sees YAML files, command line
+  and `M_*` variables merged. The parsed values replace the raw ones, so that MaxText's config holds exactly these.
+  """
+
+  def prepare_checked(raw_keys: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
     refuse_misspelt(raw_keys, with_sparsity_keys(types.MaxTextConfig).model_fields)
-    prepared = prepare_for_pydantic(raw_keys, **kwargs)
-    keys = parse_keys(prepared)
-    if keys.is_active:
-      build_schedule(keys, run_steps(prepared))
-    return prepared | keys.model_dump()
+    prepared: dict[str, Any] = prepare_for_pydantic(raw_keys, **kwargs)
+    return prepared | parse_settings(prepared).keys.model_dump()
 
   return prepare_checked
 
 
-def keep_one_line(handle_config_exception):
-  """`pyconfig._handle_config_exception`: our one-line errors stay one line instead of a banner or a traceback."""
+def keep_one_line(handle_config_exception: Function) -> Function:
+  """`pyconfig._handle_config_exception`: lets our errors through; MaxText would print a banner and a traceback."""
 
-  def handle(e):
+  def handle(e: Exception) -> None:
     if isinstance(e, ConfigError):
       raise e
     handle_config_exception(e)

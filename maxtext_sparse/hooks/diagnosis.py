@@ -1,5 +1,6 @@
-"""Everything that decides whether the plugin fits an environment, as one report."""
+"""Whether the plugin fits an environment: versions, places and every hook, as one report (`maxtext-sparse doctor`)."""
 
+from collections.abc import Iterator
 import importlib
 import importlib.metadata
 import inspect
@@ -7,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from maxtext_sparse import hooks
-from maxtext_sparse.config import ConfigError
-from maxtext_sparse.errors import HookError
+from maxtext_sparse.errors import ConfigError, HookError
 from maxtext_sparse.hooks.registry import Hook
 from maxtext_sparse.patching.tree import FOREIGN, PARTLY, Tree
 
 
 def diagnose() -> dict[str, Any]:
-  """Versions, places, and for each hook: target, found, signature_as_expected, state, problem.
+  """Examines the environment without changing it.
+
+  Returns:
+    Versions, places, `hooks`, `hints` and `works`. Each hook has its target, found, signature_as_expected, problem, and
+    its state: stock, ours, wrapped by another package, or missing.
 
   Raises:
     HookError: MaxText is not installed.
@@ -37,18 +41,18 @@ def diagnose() -> dict[str, Any]:
 
 
 def _table(version: str) -> tuple[Hook, ...]:
-  """The table that training would install, or the latest one where none fits."""
+  """The table that training would install; the latest release's if none fits, to show what does not."""
   from maxtext_sparse.hooks import table
 
   try:
-    return hooks.hooks_for(version)
+    return hooks.fitting_hooks(version)
   except HookError:
     return table.hooks_for(hooks.SUPPORTED_VERSIONS[-1])
 
 
 def _is_installable(version: str) -> bool:
   try:
-    hooks.hooks_for(version)
+    hooks.fitting_hooks(version)
   except HookError:
     return False
   return True
@@ -90,7 +94,8 @@ def _devices() -> str:
   return f"{len(devices)} x {devices[0].device_kind}"
 
 
-def _hints(report: dict[str, Any]):
+def _hints(report: dict[str, Any]) -> Iterator[str]:
+  """One sentence for each thing that a user can do something about."""
   version = report["maxtext_version"]
   if not _is_installable(version):
     fit = "every hook fits" if all(row["signature_as_expected"] for row in report["hooks"]) else "not every hook fits"

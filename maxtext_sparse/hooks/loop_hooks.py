@@ -1,71 +1,89 @@
-"""Hooks around the train loop on the host: resume guards, event counts, the final eval, the end of a run."""
+"""Hooks around the train loop on the host: checks at a resume, counts after events, the final eval, the end of a run.
+
+Each of them leaves dense runs alone, but for one thing: the last step of every run is evaluated. They pass on whatever
+they are given where the config is not MaxText's.
+"""
+
+from typing import Any
 
 from etils import epath
 import jax
 from maxtext.utils.exceptions import StopTraining
 
-from maxtext_sparse.config import keys_of
 from maxtext_sparse.errors import one_line_errors
 from maxtext_sparse.hooks import sparse_run
 from maxtext_sparse.hooks.monitor import logger, Monitor
+from maxtext_sparse.hooks.registry import Function
+from maxtext_sparse.hooks.settings import is_maxtext_config, settings_of
 from maxtext_sparse.hooks.train_state import split_state, step_of, weights_of
 from maxtext_sparse.pruning.census import PendingCensus, prunable_weights
-from maxtext_sparse.runs import record as records
 from maxtext_sparse.runs.record import Plan, RunRecord
+from maxtext_sparse.runs.resume import plan_to_follow, refuse_dense_resume
 
 
-def guard_resume(setup_train_loop):
+def guard_resume(setup_train_loop: Function) -> Function:
   """`train_utils.setup_train_loop`: the first moment at which the restored state and its step are known."""
 
-  def setup_sparse_train_loop(config, recorder, devices=None):
+  def setup_sparse_train_loop(config: Any, recorder: Any, devices: Any = None) -> Any:
     parts = setup_train_loop(config, recorder, devices)
-    state = split_state(parts[-1])
+    settings = settings_of(config)
+    if settings is None:
+      return parts
+    state = split_state(parts[-1])  # the tuple ends with the train state in every release
     start_step = int(step_of(state))
     run_record = RunRecord(str(epath.Path(config.checkpoint_dir).parent), is_writer=jax.process_index() == 0)
     run = sparse_run.run_of(config)
     if run is not None:
       _begin(run, config, run_record, start_step, state)
     elif start_step > 0:
-      records.refuse_dense_resume(run_record.read_plan(), keys_of(config).gmp_reschedule)
+      refuse_dense_resume(run_record.read_plan(), settings.keys.gmp_reschedule)
     return parts
 
   return setup_sparse_train_loop
 
 
-def observe_steps(maybe_save_checkpoint):
+def observe_steps(maybe_save_checkpoint: Function) -> Function:
   """`checkpointing.maybe_save_checkpoint`: called after every update with the new state, before it is donated again."""
 
-  def observe_and_save(checkpoint_manager, state, config, data_iterator, step=None):
+  def observe_and_save(
+    checkpoint_manager: Any, state: Any, config: Any, data_iterator: Any, step: int | None = None
+  ) -> Any:
     run = sparse_run.run_of(config)
-    if run is not None and step is not None:
+    if run is None:
+      return maybe_save_checkpoint(checkpoint_manager, state, config, data_iterator, step)
+    if step is not None:  # the call after the loop saves the last state again and gives no step
       run.monitor.observe(int(step), weights_of(state))
     try:
       return maybe_save_checkpoint(checkpoint_manager, state, config, data_iterator, step)
     except StopTraining as error:
-      # Preempted, or before 0.2.5 the checkpoint failed; the train loop catches this and ends as if all were well.
-      if run is not None:
-        run.monitor.stop(" ".join(str(error).split()).rstrip("."))
+      # The machine is taken away, or, before 0.2.5, a save failed. The train loop catches this and ends as if all were
+      # well, so the reason is kept for `require_completion`.
+      run.monitor.stop(" ".join(str(error).split()).rstrip("."))
       raise
 
   return observe_and_save
 
 
-def evaluate_last_step(training_loop_iteration):
-  """`train.training_loop_iteration`: stock MaxText evaluates the last step only if eval_interval happens to divide it."""
+def evaluate_last_step(training_loop_iteration: Function) -> Function:
+  """`train.training_loop_iteration`: makes MaxText evaluate the last step.
 
-  def iterate(jax_device_state, python_vars, immutable_data):
-    step = python_vars["step"]
-    if step == immutable_data["steps"] - 1 and immutable_data["eval_interval"] > 0:
-      immutable_data = immutable_data | {"eval_start_step": step}
+  It evaluates the steps eval_start_step + k x eval_interval, and the last step is one of these only by chance.
+  """
+
+  def iterate(jax_device_state: Any, python_vars: Any, immutable_data: Any) -> Any:
+    if is_maxtext_config(immutable_data.get("config")):
+      step = python_vars["step"]
+      if step == immutable_data["steps"] - 1 and immutable_data["eval_interval"] > 0:
+        immutable_data = immutable_data | {"eval_start_step": step}
     return training_loop_iteration(jax_device_state, python_vars, immutable_data)
 
   return iterate
 
 
-def require_completion(train_loop):
-  """`train.train_loop`: MaxText ends with status 0 when data runs out; a sparse run that did is not a success."""
+def require_completion(train_loop: Function) -> Function:
+  """`train.train_loop`: a sparse run that ends before its last step fails; MaxText ends with status 0 without data."""
 
-  def train_to_the_end(config, recorder, state=None):
+  def train_to_the_end(config: Any, recorder: Any, state: Any = None) -> Any:
     state = train_loop(config, recorder, state)
     run = sparse_run.run_of(config)
     if run is not None:
@@ -75,24 +93,23 @@ def require_completion(train_loop):
   return train_to_the_end
 
 
-def fail_in_one_line(main):
-  """`train.main`: expected failures end with one line however the trainer was started."""
+def fail_in_one_line(main: Function) -> Function:
+  """`train.main`: expected failures end with one line, however the trainer was started."""
 
-  def main_in_one_line(argv):
+  def main_in_one_line(argv: Any) -> None:
     with one_line_errors():
       main(argv)
 
   return main_in_one_line
 
 
-def _begin(run: sparse_run.SparseRun, config, run_record: RunRecord, start_step: int, state) -> None:
+def _begin(run: sparse_run.SparseRun, config: Any, run_record: RunRecord, start_step: int, state: Any) -> None:
+  """Checks the state that the run starts from against its record, and gives the run its monitor."""
   census = PendingCensus(run.parameters, prunable_weights(weights_of(state), run.parameters)).result()
-  plan = Plan(run.schedule, tuple(p.path for p in run.parameters), run.num_prunable)
-  if start_step > 0:
-    recorded = run_record.read_plan()
-    plan = records.reconcile(recorded, plan, run.keys.gmp_reschedule)
-    if recorded is None or run.keys.gmp_reschedule:
-      plan = records.begin_late(plan, start_step, census.total_nonzero)
+  asked = Plan(run.schedule, tuple(p.path for p in run.parameters), run.num_prunable)
+  # A new run under an old name begins a new record.
+  recorded = run_record.read_plan() if start_step > 0 else None
+  plan = plan_to_follow(asked, recorded, start_step, census.total_nonzero, run.keys.gmp_reschedule)
   tokens = None if config.enable_rampup_batch_size else config.global_batch_size_to_train_on * config.max_target_length
   run.monitor = Monitor(plan, run.parameters, run_record, tokens)
   run.monitor.begin(start_step, census)

@@ -1,63 +1,87 @@
-"""Hooks into MaxText's metrics: our scalars in every sink, density on the step line, a complete metrics file."""
+"""Hooks into MaxText's metrics: our scalars in every sink, the density on the step line, a complete metrics file.
+
+MaxText's logger calls `write_metrics` once for each row, and from there one writer for each sink. Two of the hooks sit
+below it and need to know which row is being written. The hook on `write_metrics` tells them through a context variable.
+"""
 
 import contextvars
+import dataclasses
 import json
+from typing import Any
 
 import jax
 
 from maxtext_sparse.hooks import sparse_run
+from maxtext_sparse.hooks.registry import Function
+from maxtext_sparse.hooks.settings import is_maxtext_config
 from maxtext_sparse.runs.metrics import drop_rows_from
 
-_step_suffix: contextvars.ContextVar[str] = contextvars.ContextVar("maxtext_sparse_step_line", default="")
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+  """The row that is being written: its kind, `train`, `eval` or `running_eval`, and what its step line ends with."""
+
+  metric_type: str = "train"
+  step_suffix: str = ""
 
 
-def add_scalars(write_metrics):
+_NO_ROW = _Row()
+_row: contextvars.ContextVar[_Row] = contextvars.ContextVar("maxtext_sparse_row", default=_NO_ROW)
+
+
+def add_scalars(write_metrics: Function) -> Function:
   """`MetricLogger.write_metrics`: the one call that feeds file, TensorBoard, GCS, W&B and the step line."""
 
-  def write_with_scalars(self, metrics, step, metric_type="train"):
-    run = sparse_run.run_of(self.config)
-    self.metric_type = metric_type
-    if run is None or metric_type != "train" or not metrics:
+  def write_with_scalars(self: Any, metrics: Any, step: int, metric_type: str = "train") -> Any:
+    if not metrics or not is_maxtext_config(self.config):
       return write_metrics(self, metrics, step, metric_type)
-    scalars = metrics["scalar"]
-    scalars.update(run.monitor.metrics(int(step), scalars.get("pruning/threshold")))
-    token = _step_suffix.set(f", density: {scalars['pruning/density']:.4f}")
+    row = _Row(metric_type)
+    run = sparse_run.run_of(self.config)
+    if run is not None and metric_type == "train":
+      scalars = metrics["scalar"]
+      run.monitor.settle(int(step), scalars.get("pruning/threshold"))
+      scalars.update(run.monitor.scalars(int(step)))
+      row = _Row(metric_type, f", density: {scalars['pruning/density']:.4f}")
+    token = _row.set(row)
     try:
       return write_metrics(self, metrics, step, metric_type)
     finally:
-      _step_suffix.reset(token)
+      _row.reset(token)
 
   return write_with_scalars
 
 
-def extend_step_line(log):
+def extend_step_line(log: Function) -> Function:
   """`max_logging.log`: MaxText assembles the step line in one piece, so it is extended on its way out."""
 
-  def log_extended(user_str):
-    suffix = _step_suffix.get()
-    log(user_str + suffix if suffix and str(user_str).startswith("completed step") else user_str)
+  def log_extended(user_str: Any) -> Any:
+    suffix = _row.get().step_suffix
+    return log(user_str + suffix if suffix and str(user_str).startswith("completed step") else user_str)
 
   return log_extended
 
 
-def keep_all_rows(write_metrics_locally):
-  """`MetricLogger.write_metrics_locally`: stock truncates the file whenever eval runs and repeats rows on resume.
+def keep_all_rows(write_metrics_locally: Function) -> Function:
+  """`MetricLogger.write_metrics_locally`: writes one row per train step and one per eval, in order.
 
-  One row per train step and one per eval, in order; the running averages inside an eval stay out of the file.
+  MaxText empties the file whenever an eval runs, because the eval's own steps begin at 0, and a resumed run repeats rows.
+  Running averages inside an eval stay out of the file.
   """
-  del write_metrics_locally
 
-  def write_row(self, metrics, step):
-    # Processes may share a disk; the scalars are the same in all of them.
-    if self.metric_type == "running_eval" or jax.process_index() != 0:
-      return
+  def write_row(self: Any, metrics: Any, step: int) -> Any:
+    if not is_maxtext_config(self.config):
+      return write_metrics_locally(self, metrics, step)
+    # Processes may share a disk, and the scalars are the same in all of them.
+    if _row.get().metric_type == "running_eval" or jax.process_index() != 0:
+      return None
     if not getattr(self, "is_metrics_file_open", False):
-      # The first row is of the step that this process starts from.
+      # The first row is that of the step that this process starts from.
       drop_rows_from(self.config.metrics_file, int(step))
       self.is_metrics_file_open = True
     row = {name: float(value) for name, value in metrics["scalar"].items()}
     row |= {"step": float(step), "run_name": self.config.run_name}
     with open(self.config.metrics_file, "a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
+    return None
 
   return write_row

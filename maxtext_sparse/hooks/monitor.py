@@ -1,89 +1,175 @@
-"""The host's view of a sparse run: metrics from exact counts, warnings, records, and the checks that stop a bad run."""
+"""The host's view of a sparse run: exact counts, metrics, records, warnings, and the checks that stop a bad run.
 
-from collections.abc import Sequence
+A census counts the live weights of each matrix right after the update of an event step. Between two events no count
+changes: the mask stays, and a live weight never becomes zero. So one census for each event gives every step's figures.
+
+MaxText calls us twice in a step: `observe` with the new state, before the next step overwrites it, and about one step
+later `settle` and `scalars`, when it writes the metrics. The counts stay on the devices in the meantime, so that the host
+does not wait for them.
+
+For the event at step 4 of a run with 1000 prunable weights that keeps 500 of them:
+
+  step  forward pass sees  counted after the update
+  3     1000               1000
+  4     1000               500    the event acts in this step's update
+  5     500                500
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
 import logging
+from typing import Any
 
 import jax
 
 from maxtext_sparse.errors import RunError, StoppedError
 from maxtext_sparse.pruning.census import Census, PendingCensus, prunable_weights
 from maxtext_sparse.pruning.prunable import Parameter
-from maxtext_sparse.runs.record import Plan, RunRecord, thin_matrices
+from maxtext_sparse.runs.record import Plan, RunRecord
 
 logger = logging.getLogger("maxtext_sparse")
 
 # Ties beyond 2^32 weights and exact zeros at initialisation may miss a target by this share of the weights.
 _TOLERANCE = 1e-6
+# A matrix with fewer of its weights left is worth a warning.
+_THIN = 0.01
+# MaxText writes the metrics of a step while the next one runs. A few steps more than that are kept.
+_MOST_COUNTS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ActiveSum:
+  """Active prunable weights, summed over forward passes in exact integers.
+
+  Attributes:
+    total: the sum over steps 0..since-1.
+    since: the first step that `total` leaves out.
+    active: active weights in each forward pass from step `since` on, until the next event.
+  """
+
+  total: int
+  since: int
+  active: int
+
+  def over(self, num_steps: int) -> int:
+    """The sum over steps 0..num_steps-1, with no event from `since` on."""
+    assert num_steps >= self.since
+    return self.total + self.active * (num_steps - self.since)
+
+  def after_event(self, step: int, num_active: int) -> "ActiveSum":
+    """With an event at `step` that left `num_active` weights. The forward pass of step + 1 is the first to see it."""
+    return ActiveSum(self.over(step + 1), step + 1, num_active)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+  """What is known of the state after the update of a step.
+
+  Attributes:
+    step: the step; this holds until the next event.
+    census: live weights of each matrix.
+    threshold: magnitude below which the last event pruned. 0 before the first event, None if a kill took it.
+    active_sum: active weights of the forward passes so far.
+  """
+
+  step: int
+  census: Census
+  threshold: float | None
+  active_sum: ActiveSum
 
 
 class Monitor:
   """Follows one run from its first step in this process to its last."""
 
   def __init__(self, plan: Plan, parameters: Sequence[Parameter], record: RunRecord, tokens_per_step: int | None):
+    """Makes a monitor; `begin` comes before anything else.
+
+    Args:
+      plan: what the run prunes, and when.
+      parameters: the arrays that are pruned.
+      record: the run's folder of records.
+      tokens_per_step: tokens in a global batch; None if the batch size changes during the run.
+    """
     self.plan = plan
     self._parameters = tuple(parameters)
     self._record = record
     self._tokens_per_step = tokens_per_step
     self._pending: dict[int, PendingCensus] = {}
+    self._counts: list[Counts] = []  # in the order of steps, the latest few
     self._known_thin: set[str] = set()
-    self._latest: Census | None = None
-    self._threshold: float | None = 0.0
     self._last_step = -1
     self._stop_reason: str | None = None
 
   def begin(self, start_step: int, census: Census) -> None:
-    """Checks the state that the run starts from.
+    """Checks the state that the run starts from, and reads the past events from the record.
+
+    Args:
+      start_step: the first step that this process trains.
+      census: of the state before that step.
 
     Raises:
       RunError: a weight is not finite, or the schedule is over and the density still above its target.
+      ConfigError: the record is damaged.
     """
     self._refuse_nonfinite(start_step, census)
-    schedule = self.plan.schedule
-    if schedule.event_steps and start_step > schedule.end:
-      keep = schedule.keep_counts(self.plan.num_prunable)[-1]
-      if census.total_nonzero > keep + _TOLERANCE * self.plan.num_prunable:
-        raise RunError(
-          f"step {start_step}: density {census.total_nonzero / self.plan.num_prunable:.6f} is above the target "
-          f"{schedule.final_density:g} and the last event, step {schedule.end}, is over; extend gmp_end_step or "
-          "resume an earlier checkpoint"
-        )
-    past = [event for event in schedule.event_steps if event < start_step]
+    if self.plan.schedule.event_steps and start_step > self.plan.schedule.end:
+      self._refuse_dense_end(start_step, census)
     self._record.drop_events(start_step)
-    self._latest = census
     self._last_step = start_step - 1
-    last_event = self._record.read_event(past[-1]) if past else None
-    if last_event is not None:
-      self._threshold = last_event["threshold"]
-    elif past and past[-1] >= self.plan.begin_step:
-      # Killed after a checkpoint and before the event's record: the threshold is lost, the counts are not, since the
-      # mask of the restored state is still that of its last event.
-      self._threshold = None
-      self._settle_event(past[-1], census)
+    self._counts = [self._recorded_counts(start_step, census)]
 
-  def observe(self, step: int, state) -> None:
-    """Called after the update of every step with the new model state; starts a census where one is due."""
+  def observe(self, step: int, state: Any) -> None:
+    """Starts a census of the new model state if one is due. Called after the update of every step, before it is saved.
+
+    Raises:
+      RunError: a weight was not finite at an earlier event.
+    """
     self._last_step = step
-    if self.plan.schedule.is_event(step) or step == self.plan.schedule.steps - 1:
-      self._pending[step] = PendingCensus(self._parameters, prunable_weights(state, self._parameters))
+    if not self.plan.schedule.is_event(step) and step != self.plan.schedule.steps - 1:
+      return
+    # A resume reads the count of the last event from the restored mask, but not that of the event before it. This one
+    # must be on disk before the checkpoint of this step is. It always is, unless events are one step apart.
+    self._settle_censuses(step - 1)
+    self._pending[step] = PendingCensus(self._parameters, prunable_weights(state, self._parameters))
 
-  def metrics(self, step: int, threshold: jax.Array | None = None) -> dict[str, float]:
-    """The `pruning/*` scalars after the update of `step`.
+  def settle(self, step: int, threshold: jax.Array | None = None) -> None:
+    """Reads the counts up to `step`, which the devices have finished by now, and writes the records of new events.
+
+    Args:
+      step: the step whose metrics are about to be written.
+      threshold: that step's threshold as the train step returned it.
 
     Raises:
       RunError: a weight was not finite at an event.
     """
-    self._settle(step, threshold)
-    assert self._latest is not None, "begin comes first"
-    plan, num_steps = self.plan, step + 1
-    active_sum = plan.schedule.active_sum(num_steps, plan.num_prunable, plan.begin_step, plan.begin_active)
+    self._settle_censuses(step, threshold)
+    latest = self._counts[-1]
+    # Where events are one step apart, `observe` read the count before the threshold was known.
+    is_incomplete = latest.step == step and latest.threshold is None and self.plan.schedule.is_event(step)
+    if is_incomplete and threshold is not None:
+      self._counts[-1] = dataclasses.replace(latest, threshold=float(threshold))
+      self._write_event(self._counts[-1])
+
+  def scalars(self, step: int) -> dict[str, float]:
+    """The `pruning/*` metrics after the update of `step`; `settle(step)` comes first. Changes nothing.
+
+    `average_params` is the mean over steps of the prunable weights that were active in the forward pass, and
+    `effective_flops` is 6 x their sum x tokens per step. Both are exact sums of counted weights; before the first event
+    all prunable weights are active, also those that happen to be 0 then. There is one exception: the steps before this
+    record began. A run that goes on from a checkpoint without its record of events counts these steps as scheduled, or,
+    if the checkpoint is not as sparse as scheduled, as dense as the checkpoint is.
+    """
+    known = next(counts for counts in reversed(self._counts) if counts.step <= step)
+    active_sum = known.active_sum.over(step + 1)
+    num_nonzero, num_prunable = known.census.total_nonzero, self.plan.num_prunable
     scalars = {
-      "pruning/prunable": plan.num_prunable,
-      "pruning/nonzero_prunable": self._latest.total_nonzero,
-      "pruning/density": self._latest.total_nonzero / plan.num_prunable,
-      "pruning/target_density": plan.schedule.target_density(step),
-      "pruning/threshold": self._threshold or 0.0,
-      "pruning/average_params": active_sum / num_steps,
-      "pruning/min_matrix_density": min(self._latest.densities.values()),
+      "pruning/prunable": num_prunable,
+      "pruning/nonzero_prunable": num_nonzero,
+      "pruning/density": num_nonzero / num_prunable,
+      "pruning/target_density": self.plan.schedule.target_density(step),
+      "pruning/threshold": known.threshold or 0.0,
+      "pruning/average_params": active_sum / (step + 1),
+      "pruning/min_matrix_density": min(known.census.densities.values()),
     }
     if self._tokens_per_step is not None:
       scalars["pruning/effective_flops"] = 6.0 * self._tokens_per_step * active_sum
@@ -94,11 +180,11 @@ class Monitor:
     self._stop_reason = reason
 
   def finish(self) -> None:
-    """Checks that the run reached its last step, and its target.
+    """Checks that the run reached its last step and its target.
 
     Raises:
       StoppedError: it was stopped from outside.
-      RunError: it did not.
+      RunError: it did not reach them.
     """
     schedule = self.plan.schedule
     if self._last_step < schedule.steps - 1:
@@ -106,46 +192,100 @@ class Monitor:
       if self._stop_reason:
         raise StoppedError(f"{stopped} ({self._stop_reason}); start it again with the same run_name to go on")
       raise RunError(f"{stopped}; give it more data (or num_epoch) and resume")
-    self._settle(self._last_step, None)
-    assert self._latest is not None
-    if schedule.event_steps:
-      keep = schedule.keep_counts(self.plan.num_prunable)[-1]
-      if self._latest.total_nonzero > keep + _TOLERANCE * self.plan.num_prunable:
-        raise RunError(
-          f"sparsity={1 - schedule.final_density:g}: {self._latest.total_nonzero} weights are left, the target is {keep}"
-        )
+    self.settle(self._last_step)
+    num_left = self._counts[-1].census.total_nonzero
+    if schedule.event_steps and self._is_too_dense(num_left):
+      raise RunError(
+        f"sparsity={1 - schedule.final_density:g}: {num_left} weights are left, the target is "
+        f"{self.plan.keep_count(schedule.end)}"
+      )
 
-  def _settle(self, step: int, threshold: jax.Array | None) -> None:
-    """Reads the censuses up to `step`, which the devices have finished by now."""
+  def _recorded_counts(self, start_step: int, census: Census) -> Counts:
+    """The counts before `start_step`, as a run without interruption would have them."""
+    event = self._record.last_event(before=start_step)
+    active_sum = self._sum_until_record(event)
+    begin = self.plan.begin_step
+    if begin > active_sum.since:  # another schedule came into force since
+      active_sum = ActiveSum(active_sum.over(begin), begin, self._begin_active())
+    lost = [step for step in self.plan.events_before(start_step) if step >= active_sum.since]
+    if not lost:
+      return Counts(start_step - 1, census, event["threshold"] if event else 0.0, active_sum)
+    # The run was killed after it saved a checkpoint and before it wrote the record of its last event. The mask of the
+    # restored state is still that of this event, so its counts are known. Its threshold is gone. Of earlier events
+    # without a record only the schedule tells how many weights they left.
+    for step in lost[:-1]:
+      active_sum = active_sum.after_event(step, min(active_sum.active, self.plan.keep_count(step)))
+    threshold = event["threshold"] if event and event["step"] == lost[-1] else None
+    counts = Counts(lost[-1], census, threshold, active_sum.after_event(lost[-1], census.total_nonzero))
+    self._write_event(counts)
+    return counts
+
+  def _sum_until_record(self, event: Mapping[str, Any] | None) -> ActiveSum:
+    if event is not None and "active_sum" in event:  # older versions did not write it
+      return ActiveSum(event["active_sum"], event["step"] + 1, event["nonzero_prunable"])
+    # Nothing is known of the steps before the plan came into force: they count as the state at that step.
+    return ActiveSum(self._begin_active() * self.plan.begin_step, self.plan.begin_step, self._begin_active())
+
+  def _begin_active(self) -> int:
+    return self.plan.num_prunable if self.plan.begin_active is None else self.plan.begin_active
+
+  def _settle_censuses(self, step: int, threshold: jax.Array | None = None) -> None:
     for due in sorted(s for s in self._pending if s <= step):
-      census = self._pending.pop(due).result()
-      self._refuse_nonfinite(due, census)
-      self._latest = census
+      census, latest = self._pending.pop(due).result(), self._counts[-1]
       if self.plan.schedule.is_event(due):
-        self._threshold = float(threshold) if threshold is not None and due == step else self._threshold
-        self._settle_event(due, census)
+        found = float(threshold) if threshold is not None and due == step else None
+        latest = Counts(due, census, found, latest.active_sum.after_event(due, census.total_nonzero))
+        self._write_event(latest)
+        self._warn(latest)
+      self._refuse_nonfinite(due, census)
+      self._counts.append(dataclasses.replace(latest, step=due, census=census))
+    del self._counts[:-_MOST_COUNTS]
 
-  def _settle_event(self, step: int, census: Census) -> None:
-    densities = census.densities
-    self._record.write_event(
-      step,
-      {
-        "density": census.total_nonzero / self.plan.num_prunable,
-        "target_density": self.plan.schedule.target_density(step),
-        "nonzero_prunable": census.total_nonzero,
-        "threshold": self._threshold,
-        "matrices": densities,
-      },
-    )
-    thin = [name for name in thin_matrices(densities) if name not in self._known_thin]
-    self._known_thin.update(thin)
+  def _write_event(self, counts: Counts) -> None:
+    census = counts.census
+    event = {
+      "density": census.total_nonzero / self.plan.num_prunable,
+      "target_density": self.plan.schedule.target_density(counts.step),
+      "nonzero_prunable": census.total_nonzero,
+      "target_nonzero_prunable": self.plan.keep_count(counts.step),
+      "active_sum": counts.active_sum.total,
+      "threshold": counts.threshold,
+      "matrices": census.densities,
+    }
+    if census.broken:  # then the event pruned nothing
+      event["nonfinite"] = {name: census.nonfinite[name] for name in census.broken}
+    self._record.write_event(counts.step, event)
+
+  def _warn(self, counts: Counts) -> None:
+    target, num_left = self.plan.keep_count(counts.step), counts.census.total_nonzero
+    if abs(num_left - target) > _TOLERANCE * self.plan.num_prunable:
+      logger.warning(
+        "pruning event at step %d left %d weights, the schedule asks for %d; averages count what is left",
+        *(counts.step, num_left, target),
+      )
+    densities = counts.census.densities
+    thin = sorted((d, name) for name, d in densities.items() if d < _THIN and name not in self._known_thin)
+    self._known_thin.update(name for _, name in thin)
     if thin:
-      shown = ", ".join(f"{name} {densities[name]:.2%}" for name in thin[:8])
+      shown = ", ".join(f"{name} {density:.2%}" for density, name in thin[:8])
       more = f" and {len(thin) - 8} more" if len(thin) > 8 else ""
-      logger.warning("pruning event at step %d left under 1 %% of: %s%s", step, shown, more)
+      logger.warning("pruning event at step %d left under 1 %% of: %s%s", counts.step, shown, more)
 
   def _refuse_nonfinite(self, step: int, census: Census) -> None:
     if census.broken:
       raise RunError(
         f"step {step}: weights are not finite in {', '.join(census.broken[:4])}; the mask was left unchanged"
       )
+
+  def _refuse_dense_end(self, start_step: int, census: Census) -> None:
+    """Refuses a state after the last event that is denser than the target, because no event would prune it."""
+    schedule = self.plan.schedule
+    if self._is_too_dense(census.total_nonzero):
+      raise RunError(
+        f"step {start_step}: density {census.total_nonzero / self.plan.num_prunable:.6f} is above the target "
+        f"{schedule.final_density:g} and the last event, step {schedule.end}, is over; extend gmp_end_step or "
+        "resume an earlier checkpoint"
+      )
+
+  def _is_too_dense(self, num_nonzero: int) -> bool:
+    return num_nonzero > self.plan.keep_count(self.plan.schedule.end) + _TOLERANCE * self.plan.num_prunable

@@ -1,4 +1,12 @@
-"""Installs and removes the plugin: `install()`, `uninstall()`, and `installed()` as a context manager."""
+"""Installs and removes the plugin: `install()`, `uninstall()`, and `installed()` as a context manager.
+
+Which hooks are installed depends on the MaxText that would be imported:
+
+  a supported release      its own table
+  a checkout of its code   the table of the newest release that fits it as a whole
+  a newer patch release    the same, but only if the user allows it with MAXTEXT_SPARSE_ALLOW_NEWER=1
+  anything else            none; the error says which hook does not fit
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,16 +22,16 @@ from maxtext_sparse.hooks import registry
 from maxtext_sparse.hooks.registry import Hook
 
 SUPPORTED_VERSIONS = ("0.2.3", "0.2.4", "0.2.5")
-# Environment variable that lets a newer patch release through if every hook fits it.
+# Environment variable that allows a newer patch release if every hook fits it.
 OVERRIDE = "MAXTEXT_SPARSE_ALLOW_NEWER"
 CHECKOUT = "checkout"
 
 
 def maxtext_version() -> str:
-  """Release of the MaxText that would be imported; `checkout` where that is no installed distribution.
+  """The release of the MaxText that would be imported; `checkout` if that is not an installed distribution.
 
   Raises:
-    HookError: there is none.
+    HookError: MaxText is not installed.
   """
   spec = importlib.util.find_spec("maxtext")
   if spec is None or not spec.submodule_search_locations:
@@ -42,19 +50,31 @@ def maxtext_version() -> str:
 
 
 def install() -> None:
-  """Hooks MaxText; idempotent.
+  """Hooks MaxText. Does nothing if it is hooked already.
 
   Raises:
-    HookError: MaxText is missing, of an unsupported version, or one of its functions is not what we rely on.
+    HookError: MaxText is missing, its version is not supported, or one of its functions is not what we rely on.
   """
-  registry.install(hooks_for(maxtext_version()))
+  registry.install(fitting_hooks(maxtext_version()))
 
 
-def hooks_for(version: str) -> tuple[Hook, ...]:
-  """The hook table of a release; for a checkout that of the newest release which fits it as a whole.
+def install_for_preflight() -> None:
+  """As `install`, and hooks MaxText's `train_compile`, so that the preflight sees the programs that it compiles.
 
   Raises:
-    HookError: the release is not supported, saying which hook does not fit.
+    HookError: as `install`.
+  """
+  hooks = fitting_hooks(maxtext_version())
+  from maxtext_sparse.hooks import table
+
+  registry.install((*hooks, *table.PREFLIGHT))
+
+
+def fitting_hooks(version: str) -> tuple[Hook, ...]:
+  """The hooks of a release; for a checkout those of the newest release that fit it all.
+
+  Raises:
+    HookError: the release is not supported; says which hook does not fit.
   """
   from maxtext_sparse.hooks import table  # the table's modules import MaxText
 
@@ -106,7 +126,7 @@ def uninstall() -> None:
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-  """Hooks MaxText for the duration of a with block."""
+  """Hooks MaxText within a with block."""
   install()
   try:
     yield

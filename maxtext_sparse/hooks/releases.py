@@ -1,22 +1,26 @@
-"""What differs between the supported MaxText releases, and nothing else: each release's own hooks beside the common ones.
+"""What differs between the supported MaxText releases: each release's own hooks, besides the common ones in `table`.
 
-To add a release: list it here with its differences, give it a constraints file, and run the drift tests on it.
+To add a release, list it here with its differences, add its constraints file, and run the tests marked `release` on it.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from maxtext.configs import types
 
 from maxtext_sparse.hooks import config_hooks, loop_hooks, train_hooks
-from maxtext_sparse.hooks.registry import Hook
+from maxtext_sparse.hooks.registry import Function, Hook
+from maxtext_sparse.hooks.settings import is_maxtext_config
 
 _INITIALIZE = "maxtext.configs.pyconfig:_initialize_pydantic"
 _PREPARE = "maxtext.configs.pyconfig:_prepare_for_pydantic"
 _GET_OPTIMIZER = "maxtext.optimizers.optimizers:get_optimizer"
 
 
-def _swap_config_class(initialize_pydantic):
-  """0.2.3 names its config class in the module instead of taking it as an argument."""
+def _swap_config_class(initialize_pydantic: Function) -> Function:
+  """In 0.2.3 the function reads its config class from the module `types`; later releases take it as an argument."""
 
-  def initialize_with_keys(*args, **kwargs):
+  def initialize_with_keys(*args: Any, **kwargs: Any) -> Any:
     original = types.MaxTextConfig
     types.MaxTextConfig = config_hooks.with_sparsity_keys(original)
     try:
@@ -27,19 +31,25 @@ def _swap_config_class(initialize_pydantic):
   return initialize_with_keys
 
 
-def _observe_and_evaluate_last_step(maybe_save_checkpoint):
-  """0.2.3 has no iteration function; its loop reads eval_interval after the checkpoint and evaluates its multiples."""
+def _observe_and_evaluate_last_step(maybe_save_checkpoint: Function) -> Function:
+  """Makes 0.2.3 evaluate the last step. It has no function for one iteration of its loop that could be hooked.
+
+  Its loop reads `eval_interval` after the checkpoint and evaluates where this divides step + 1. With the number of steps
+  as interval, that is so at the last step.
+  """
   observe_and_save = loop_hooks.observe_steps(maybe_save_checkpoint)
 
-  def save_and_force_eval(checkpoint_manager, state, config, data_iterator, step=None):
-    if step == config.steps - 1 and config.eval_interval > 0:
+  def save_and_force_eval(
+    checkpoint_manager: Any, state: Any, config: Any, data_iterator: Any, step: int | None = None
+  ) -> Any:
+    if is_maxtext_config(config) and step == config.steps - 1 and config.eval_interval > 0:
       config.get_keys()["eval_interval"] = config.steps
     return observe_and_save(checkpoint_manager, state, config, data_iterator, step)
 
   return save_and_force_eval
 
 
-def _config_class(parameters: tuple[str, ...], wrap) -> Hook:
+def _config_class(parameters: tuple[str, ...], wrap: Callable[[Function], Function]) -> Hook:
   return Hook(
     target=_INITIALIZE,
     parameters=parameters,
@@ -69,7 +79,7 @@ def _optimizer(parameters: tuple[str, ...]) -> Hook:
   )
 
 
-def _save_checkpoint(wrap) -> Hook:
+def _save_checkpoint(wrap: Callable[[Function], Function]) -> Hook:
   return Hook(
     target="maxtext.common.checkpointing:maybe_save_checkpoint",
     parameters=("checkpoint_manager", "state", "config", "data_iterator", "step"),

@@ -1,4 +1,12 @@
-"""What the hooks share: the sparse run that belongs to a MaxText config, and the train step that is being traced."""
+"""What the hooks share: the sparse run that belongs to a MaxText config, and the train step that is being traced.
+
+MaxText calls its functions one by one and passes the config to almost all of them, but nothing of ours. So the hook on
+`get_optimizer`, the first that sees the model, registers a `SparseRun` under the config object, and the hooks that come
+later look it up there (`run_of`). Several configs, and so several runs, can live in one process.
+
+Inside a train step the optimizer and the loss need the train state's step, which MaxText does not pass to them. The hook
+on `train_step` publishes it while the step is traced (`tracing`), and collects the threshold that the optimizer reports.
+"""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -9,22 +17,30 @@ import weakref
 
 import jax
 
-from maxtext_sparse.config import ConfigError, keys_of, run_steps, SparsityKeys
+from maxtext_sparse.config import SparsityKeys
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks.monitor import Monitor
+from maxtext_sparse.hooks.settings import schedule_of, Settings
 from maxtext_sparse.pruning.prunable import Parameter, select_prunable
-from maxtext_sparse.schedule import build_schedule, Schedule
+from maxtext_sparse.schedule import Schedule
 
 
 @dataclasses.dataclass
 class SparseRun:
-  """What one config's run prunes and when."""
+  """What the run of one config prunes, and when.
+
+  Attributes:
+    keys: the sparsity keys.
+    schedule: the event list that they give.
+    parameters: the arrays that are pruned.
+  """
 
   keys: SparsityKeys
   schedule: Schedule
   parameters: tuple[Parameter, ...]
   _monitor: Monitor | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     self._paths = frozenset(p.path for p in self.parameters)
 
   def is_prunable(self, path: str) -> bool:
@@ -32,7 +48,7 @@ class SparseRun:
 
   @property
   def monitor(self) -> Monitor:
-    """The host's view, which exists once training has been set up."""
+    """The host's view of the run. It exists once training has been set up."""
     assert self._monitor is not None, "training was set up without the hook"
     return self._monitor
 
@@ -45,27 +61,45 @@ class SparseRun:
     return sum(p.size for p in self.parameters)
 
 
+# A run goes when its config does.
 _runs: "weakref.WeakKeyDictionary[Any, SparseRun]" = weakref.WeakKeyDictionary()
 
 
-def begin(config: Any, keys: SparsityKeys, parameters: Sequence[Parameter]) -> SparseRun:
-  """Registers the run of a config; the latest optimizer built for it counts."""
+def begin(config: Any, settings: Settings, parameters: Sequence[Parameter]) -> SparseRun:
+  """Registers the run of a config. If MaxText builds several optimizers for a config, the last one counts.
+
+  Args:
+    config: MaxText's `HyperParameters`.
+    settings: of this config, with a schedule.
+    parameters: all arrays of the model.
+
+  Raises:
+    ConfigError: the keys select no parameter.
+  """
+  assert settings.schedule is not None
   trainable = config.get_keys().get("trainable_parameters_mask") or ()
-  run = SparseRun(keys, build_schedule(keys, run_steps(config.get_keys())), select_prunable(parameters, keys, trainable))
+  run = SparseRun(settings.keys, settings.schedule, select_prunable(parameters, settings.keys, trainable))
   _runs[config] = run
   return run
 
 
 def run_of(config: Any) -> SparseRun | None:
-  """The run of a config, None where the plugin is inert."""
+  """The run of a config. None if training is dense, or if the object is not a MaxText config."""
+  if schedule_of(config) is None:
+    return None
   run = _runs.get(config)
-  assert run is not None or not keys_of(config).is_active, "the optimizer of a sparse run was built without the hook"
+  assert run is not None, "the optimizer of a sparse run was built without the hook"
   return run
 
 
 @dataclasses.dataclass
 class StepTrace:
-  """A train step being traced: the step counter going in, the event's threshold coming out."""
+  """A train step that is being traced.
+
+  Attributes:
+    step: the train state's step, an int32 scalar, known to the loss and the optimizer.
+    threshold: float32 scalar that the optimizer reports: the threshold of this step's event, 0 if it has none.
+  """
 
   step: jax.Array
   threshold: jax.Array | None = None
@@ -76,6 +110,7 @@ _trace: contextvars.ContextVar[StepTrace | None] = contextvars.ContextVar("maxte
 
 @contextlib.contextmanager
 def tracing(step: jax.Array) -> Iterator[StepTrace]:
+  """Publishes the step for the time in which `train_step` is traced."""
   trace = StepTrace(step)
   token = _trace.set(trace)
   try:
@@ -85,6 +120,11 @@ def tracing(step: jax.Array) -> Iterator[StepTrace]:
 
 
 def current_trace() -> StepTrace:
+  """The train step that is being traced.
+
+  Raises:
+    ConfigError: there is none, because the trainer calls the optimizer or the loss from a step of its own.
+  """
   trace = _trace.get()
   if trace is None:
     raise ConfigError("sparsity: this trainer has a train step of its own, use pre-training or train_sft_native")

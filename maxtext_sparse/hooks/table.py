@@ -1,9 +1,11 @@
-"""Every MaxText attribute that the plugin replaces. To see what the plugin does to MaxText, read this file.
+"""Every MaxText attribute that the package replaces. To see what it does to MaxText, read this file.
 
-The hooks below are the same in all supported releases; those that differ stand in `releases`.
+`COMMON` and the tuple of the installed release in `releases.RELEASES` are what training installs. `PREFLIGHT` is
+installed besides them for `maxtext-sparse preflight` only. Nothing else of MaxText is replaced, with one exception that
+lasts for a call: in 0.2.3 the hook on `_initialize_pydantic` swaps `types.MaxTextConfig` while the original runs.
 """
 
-from maxtext_sparse.hooks import config_hooks, loop_hooks, metrics_hooks, train_hooks
+from maxtext_sparse.hooks import compile_hooks, config_hooks, loop_hooks, metrics_hooks, train_hooks
 from maxtext_sparse.hooks.registry import Hook
 from maxtext_sparse.hooks.releases import RELEASES
 
@@ -81,8 +83,30 @@ COMMON = (
 )
 
 
+PREFLIGHT = (
+  Hook(
+    target="maxtext.trainers.pre_train.train_compile:jit_and_compile",
+    parameters=(
+      "func",
+      "func_input_args",
+      "func_input_kwargs",
+      "mesh",
+      "in_shardings",
+      "out_shardings",
+      "static_argnums",
+      "donate_argnums",
+      "config",
+      "logical_axis_rules",
+    ),
+    wrap=compile_hooks.show_programs,
+    reason="its return value is the compiled train step, which train_compile only prints figures of",
+    proof="tests/preflight/test_preflight.py",
+  ),
+)
+
+
 def hooks_for(version: str) -> tuple[Hook, ...]:
-  """The whole table of one release.
+  """The hooks that training with one release installs.
 
   Raises:
     KeyError: the release is not supported.

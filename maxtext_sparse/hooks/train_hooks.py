@@ -1,37 +1,59 @@
-"""Hooks inside the traced train step: the pruning optimizer, the step counter that drives it, the gradient mask."""
+"""Hooks inside the traced train step: the pruning optimizer, the step that drives it, and the gradient mask.
+
+The order within one step of a sparse run, for the event at step 4 of a schedule whose first event is at 4:
+
+  publish_step         publishes step 4
+  mask_loss_gradients  step 4 is before the first masked step 5, so the gradients are the dense model's
+  get_optimizer's      ranks the weights, prunes in this update, reports the threshold
+  publish_step         puts the threshold among the step's metrics
+
+The forward pass of step 5 is the first of the sparse model, and its gradients are masked.
+"""
+
+from typing import Any
 
 from flax import nnx
 import jax
 import optax
+import pydantic
 
-from maxtext_sparse.config import ConfigError, keys_of
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks import sparse_run
+from maxtext_sparse.hooks.registry import Function
+from maxtext_sparse.hooks.settings import Settings, settings_of
 from maxtext_sparse.hooks.train_state import abstract_parameters, step_of
 from maxtext_sparse.pruning.transform import mask_gradients, prune
 
 
-def wrap_optimizer(get_optimizer):
+def wrap_optimizer(get_optimizer: Function) -> Function:
   """`optimizers.get_optimizer`: every trainer but RL builds its optimizer through this module attribute."""
 
-  def get_pruning_optimizer(config, learning_rate_schedule, model=None, *args, **kwargs):
+  def get_pruning_optimizer(
+    config: Any, learning_rate_schedule: Any, model: Any = None, *args: Any, **kwargs: Any
+  ) -> optax.GradientTransformation:
+    settings = settings_of(config)
+    if settings is None or settings.schedule is None:
+      return get_optimizer(config, learning_rate_schedule, model, *args, **kwargs)
+    _refuse_other_trainers(settings, config, model)
     optimizer = get_optimizer(config, learning_rate_schedule, model, *args, **kwargs)
-    keys = keys_of(config)
-    if not keys.is_active:
-      return optimizer
-    if model is None:
-      raise ConfigError(
-        f"sparsity={keys.sparsity}: this trainer builds its optimizer without the model, use pre-training or SFT"
-      )
-    run = sparse_run.begin(config, keys, abstract_parameters(model, config))
+    run = sparse_run.begin(config, settings, abstract_parameters(model, config))
     return _stepped(prune(optimizer, run.schedule, run.is_prunable, _report_threshold))
 
   return get_pruning_optimizer
 
 
-def publish_step(train_step):
+def publish_step(train_step: Function) -> Function:
   """`train.train_step`: hands the train state's step to the optimizer and the loss, and brings the threshold out."""
 
-  def sparse_train_step(model, config, state_mesh_shardings, params_shardings, state, data, dropout_rng=None):
+  def sparse_train_step(
+    model: Any,
+    config: Any,
+    state_mesh_shardings: Any,
+    params_shardings: Any,
+    state: Any,
+    data: Any,
+    dropout_rng: Any = None,
+  ) -> Any:
     args = (model, config, state_mesh_shardings, params_shardings, state, data, dropout_rng)
     if sparse_run.run_of(config) is None:
       return train_step(*args)
@@ -44,18 +66,31 @@ def publish_step(train_step):
   return sparse_train_step
 
 
-def mask_loss_gradients(loss_fn):
-  """`train.loss_fn`: pruned weights get no gradient, before accumulation, clipping and norms see it."""
+def mask_loss_gradients(loss_fn: Function) -> Function:
+  """`train.loss_fn`: takes the loss at weights whose gradient is zero where a prunable weight is pruned.
 
-  def sparse_loss_fn(model, config, data, dropout_rng, params, sparsity_state=None, is_train=True):
+  Gradients are masked here, at the leaves of the differentiated function, because accumulation, clipping and norms all
+  follow and must see the sparse model's. The loss itself does not change: `mask_gradients` returns equal weights.
+  """
+
+  def sparse_loss_fn(
+    model: Any,
+    config: Any,
+    data: Any,
+    dropout_rng: Any,
+    params: Any,
+    sparsity_state: Any = None,
+    is_train: bool = True,
+  ) -> Any:
     args = (data, dropout_rng, params, sparsity_state)
     run = sparse_run.run_of(config) if is_train else None
     if run is None:
       return loss_fn(model, config, *args, is_train=is_train)
     is_masked = sparse_run.current_trace().step >= run.schedule.first_masked_step
-    if params is not None:  # Linen: the weights are an argument
+    if params is not None:  # Linen passes the weights as an argument
       args = (data, dropout_rng, mask_gradients(params, run.is_prunable, is_masked), sparsity_state)
       return loss_fn(model, config, *args, is_train=is_train)
+    # NNX keeps them in the model, which outlives this call: it gets its own weights back.
     weights = nnx.as_pure(nnx.state(model, nnx.Param))
     nnx.update(model, mask_gradients(weights, run.is_prunable, is_masked))
     try:
@@ -66,10 +101,23 @@ def mask_loss_gradients(loss_fn):
   return sparse_loss_fn
 
 
-def _stepped(optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-  """Gives the optimizer the step of the train step being traced."""
+def _refuse_other_trainers(settings: Settings, config: Any, model: Any) -> None:
+  """Raises ConfigError for trainers that build an optimizer here and then train without MaxText's own step.
 
-  def update_fn(updates, state, params=None, **extra_args):
+  Distillation passes no model. The SFT and DPO trainers based on tunix pass the pydantic config instead of
+  `HyperParameters`. Without `train_step` nothing would tell the optimizer its step.
+  """
+  if model is None or isinstance(config, pydantic.BaseModel):
+    raise ConfigError(
+      f"{settings.describe()}: this trainer does not train with MaxText's own train step, use pre-training or "
+      "train_sft_native"
+    )
+
+
+def _stepped(optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+  """The optimizer with `step=` filled in from the train step that is being traced."""
+
+  def update_fn(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
     return optimizer.update(updates, state, params, step=sparse_run.current_trace().step, **extra_args)
 
   return optax.GradientTransformationExtraArgs(optimizer.init, update_fn)

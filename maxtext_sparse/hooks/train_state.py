@@ -1,4 +1,10 @@
-"""One view of MaxText's two train states: Linen's `TrainState` and NNX's `State` of a `TrainStateNNX`."""
+"""One view of MaxText's two train states.
+
+  Linen   `TrainState`          step at state.step,                weights at state.params
+  NNX     `State`, a dict-like  step at state["optimizer"]["step"], weights at state["model"]
+
+MaxText 0.2.3 trains with the first by default, 0.2.4 with the second, and 0.2.5 knows only the second.
+"""
 
 from typing import Any
 
@@ -9,25 +15,29 @@ from maxtext_sparse.pruning.prunable import Parameter, parameters_of
 
 
 def step_of(state: Any) -> jax.Array:
-  """The step counter of a Linen or an NNX train state, inside or outside of a trace."""
-  if not _is_nnx(state):
-    return state.step
-  step = state["optimizer"]["step"]
-  return step.get_value() if hasattr(step, "get_value") else step
+  """The train state's step, an integer scalar, inside or outside of a trace."""
+  step: Any = state["optimizer"]["step"] if _is_nnx(state) else state.step
+  value: jax.Array = step.get_value() if hasattr(step, "get_value") else step
+  return value
 
 
 def weights_of(state: Any) -> Any:
-  """The model's variables, trainable ones among them, as a tree with arrays or variables as leaves."""
+  """The model's variables, trainable or not, as a tree whose leaves are arrays or flax variables."""
   return state["model"] if _is_nnx(state) else state.params
 
 
 def split_state(state: Any) -> Any:
-  """A train state as train_step takes it: MaxText sets training up with an NNX module and splits it later."""
+  """The train state as `train_step` takes it. MaxText sets training up with an NNX module and splits it later."""
   return nnx.state(state) if isinstance(state, nnx.Module) else state
 
 
 def abstract_parameters(model: Any, config: Any) -> tuple[Parameter, ...]:
-  """All parameters of a model that was built from shapes alone, with their logical axis names."""
+  """All parameters of a model, with their logical axis names.
+
+  Args:
+    model: a Linen module, or an NNX module that may hold shapes in place of arrays.
+    config: MaxText's config of this model.
+  """
   if isinstance(model, linen.Module):
     from maxtext.utils import maxtext_utils
 

@@ -1,19 +1,19 @@
 """Compiles one train step and writes what the compiler says of it: `python -m maxtext_sparse.preflight.compile OUT ARGS`.
 
-A process for each step, since MaxText's configuration and the TPU compiler's flags are set once in a process.
+Each step is compiled in a process of its own, because MaxText's configuration and the TPU compiler's flags are set once
+in a process.
 """
 
 from collections.abc import Sequence
 import dataclasses
-import importlib
-import inspect
 import json
 import sys
 from typing import Any
 
-from maxtext_sparse.config import keys_of
+from maxtext_sparse import hooks
 from maxtext_sparse.entry import run_module
-from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.hooks import compile_hooks
+from maxtext_sparse.hooks.settings import Settings
 from maxtext_sparse.preflight.hlo import collectives
 
 MODULE = "maxtext.trainers.pre_train.train_compile"
@@ -21,25 +21,17 @@ MODULE = "maxtext.trainers.pre_train.train_compile"
 
 def main(out: str, arguments: Sequence[str]) -> None:
   """Runs MaxText's train_compile and writes the cost of the program that it compiles to `out`."""
-  with one_line_errors():
-    module: Any = importlib.import_module(MODULE)
-  compile_step = module.jit_and_compile
-  signature = inspect.signature(compile_step)
 
-  def recording_compile(*args: Any, **kwargs: Any) -> Any:
-    keys = keys_of(signature.bind(*args, **kwargs).arguments["config"])
+  def write_cost(settings: Settings, compiled: Any) -> None:
+    keys = settings.keys
     told = {"is_active": keys.is_active, "sparsity": keys.sparsity, "frequency": keys.gmp_pruning_frequency}
-    try:
-      program = compile_step(*args, **kwargs)
-    except Exception as error:
-      if "RESOURCE_EXHAUSTED" in str(error):
-        _write(out, told | {"out_of_memory": _memory_line(str(error))})
-      raise
-    _write(out, told | describe(program))
-    return program
+    if not isinstance(compiled, Exception):
+      _write(out, told | describe(compiled))
+    elif "RESOURCE_EXHAUSTED" in str(compiled):
+      _write(out, told | {"out_of_memory": _memory_line(str(compiled))})
 
-  module.jit_and_compile = recording_compile
-  run_module(MODULE, arguments)
+  with compile_hooks.listening(write_cost):
+    run_module(MODULE, arguments, hooks.install_for_preflight)
 
 
 def describe(program: Any) -> dict[str, Any]:

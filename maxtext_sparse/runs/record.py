@@ -1,22 +1,25 @@
-"""What a run writes beside its checkpoints: the schedule that it follows, and the densities after each event.
+"""What a run writes beside its checkpoints: the schedule that it follows, and the counts after each event.
 
   <base_output_directory>/<run_name>/sparsity/schedule.json
   <base_output_directory>/<run_name>/sparsity/event_00001200.json
 
-One file per event, because object stores cannot append and a resumed run rewrites the events it repeats.
+There is one file per event, because object stores cannot append and a resumed run writes the events that it repeats
+again. Each file is written whole or not at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 import dataclasses
 import json
 from typing import Any
 
 from etils import epath
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.schedule import Schedule
 
 _SCHEDULE_FILE = "schedule.json"
+# What a reader relies on; `active_sum` is missing in the records of older versions.
+_EVENT_KEYS = frozenset({"step", "density", "nonzero_prunable", "threshold", "matrices"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Plan:
     schedule: the event list.
     prunable: paths of the pruned parameters.
     num_prunable: how many weights these have.
-    begin_step: step at which the schedule came into force; events before it did not happen.
-    begin_active: prunable weights active at that step.
+    begin_step: step at which the schedule came into force; its events before that did not happen.
+    begin_active: prunable weights that were active at that step; all of them if None.
   """
 
   schedule: Schedule
@@ -42,98 +45,116 @@ class Plan:
     ours, theirs = self.schedule, other.schedule
     return (ours.event_steps, ours.densities, self.prunable) != (theirs.event_steps, theirs.densities, other.prunable)
 
+  def events_before(self, step: int) -> tuple[int, ...]:
+    """The events before `step` that happened, in order."""
+    return tuple(event for event in self.schedule.event_steps if self.begin_step <= event < step)
+
+  def keep_count(self, event: int) -> int:
+    """Number of weights that the schedule keeps at an event."""
+    return self.schedule.keep_counts(self.num_prunable)[self.schedule.event_steps.index(event)]
+
 
 class RunRecord:
-  """Reads and writes one run's sparsity folder, local or on any store that epath knows."""
+  """Reads and writes one run's folder `sparsity`, local or on any store that epath knows."""
 
   def __init__(self, run_directory: str, is_writer: bool = True):
+    """Opens the record.
+
+    Args:
+      run_directory: the run's folder, the one that holds `checkpoints`.
+      is_writer: False in all processes of a run but one; these only read.
+    """
     self.directory = epath.Path(run_directory) / "sparsity"
     self._is_writer = is_writer
 
   def read_plan(self) -> Plan | None:
+    """The plan that the run began with; None if there is no record.
+
+    Raises:
+      ConfigError: the file is damaged.
+    """
     path = self.directory / _SCHEDULE_FILE
     if not path.exists():
       return None
     try:
       raw = json.loads(path.read_text())
-      fields = raw.pop("schedule")
-      schedule = Schedule(fields["steps"], tuple(fields["event_steps"]), tuple(fields["densities"]), fields["shape"])
+      schedule = Schedule(**{name: _as_tuple(value) for name, value in raw.pop("schedule").items()})
       return Plan(schedule, prunable=tuple(raw.pop("prunable")), **raw)
-    except (ValueError, TypeError, KeyError) as error:
-      raise ConfigError(f"{path}: not a schedule record ({error}), restore or delete it") from error
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+      raise ConfigError(f"{path}: not a schedule record ({_reason(error)}), restore it or move it away") from error
 
   def write_plan(self, plan: Plan) -> None:
     self._write(_SCHEDULE_FILE, dataclasses.asdict(plan))
 
-  def write_event(self, step: int, event: dict[str, Any]) -> None:
-    self._write(_event_file(step), {"step": step} | event)
+  def write_event(self, step: int, event: Mapping[str, Any]) -> None:
+    """Writes or replaces the record of the event at `step`."""
+    self._write(_event_file(step), {"step": step} | dict(event))
 
   def read_event(self, step: int) -> dict[str, Any] | None:
+    """The record of the event at `step`; None if there is none.
+
+    Raises:
+      ConfigError: the file is damaged.
+    """
     path = self.directory / _event_file(step)
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+      return None
+    try:
+      event: dict[str, Any] = json.loads(path.read_text())
+      missing = sorted(_EVENT_KEYS - event.keys())
+    except (ValueError, AttributeError) as error:
+      raise ConfigError(f"{path}: not an event record ({_reason(error)}), restore it or move it away") from error
+    if missing:
+      raise ConfigError(f"{path}: not an event record (without {missing[0]}), restore it or move it away")
+    return event
+
+  def last_event(self, before: int) -> dict[str, Any] | None:
+    """The record of the last event before a step, whichever schedule it belonged to; None if there is none.
+
+    Raises:
+      ConfigError: a file in the folder is damaged or has a name that is none of ours.
+    """
+    step = max((step for step in self._event_steps() if step < before), default=None)
+    return None if step is None else self.read_event(step)
 
   def drop_events(self, from_step: int) -> None:
     """Removes events that a resume from `from_step` will repeat."""
-    if not self._is_writer or not self.directory.exists():
-      return
-    for path in self.directory.glob("event_*.json"):
-      if int(path.stem.removeprefix("event_")) >= from_step:
-        path.unlink()
+    if self._is_writer:
+      for step in self._event_steps():
+        if step >= from_step:
+          (self.directory / _event_file(step)).unlink()
 
-  def _write(self, name: str, content: dict[str, Any]) -> None:
+  def _event_steps(self) -> list[int]:
+    """Steps of the events on record, in no order."""
+    paths = self.directory.glob("event_*") if self.directory.exists() else ()
+    return [_step_of(path) for path in paths]
+
+  def _write(self, name: str, content: Mapping[str, Any]) -> None:
     if not self._is_writer:
       return
     self.directory.mkdir(parents=True, exist_ok=True)
-    # Written aside and renamed, so that a killed run leaves the old file or the new one.
+    # Written aside and renamed, so that a killed run leaves the old file or the new one. (`runs.files` does this for
+    # local paths; this folder may be in a bucket.)
     aside = self.directory / f".{name}.tmp"
     aside.write_text(json.dumps(content, indent=1) + "\n")
     aside.replace(self.directory / name)
-
-
-def reconcile(recorded: Plan | None, asked: Plan, is_reschedule: bool) -> Plan:
-  """The plan to follow on a resume.
-
-  Raises:
-    ConfigError: the keys ask for another plan than the one the run began with, shown side by side.
-  """
-  if recorded is None or is_reschedule:
-    return asked
-  if recorded.shifts(asked):
-    what = "the set of pruned parameters" if recorded.schedule.event_steps == asked.schedule.event_steps else "schedule"
-    raise ConfigError(
-      f"{what}: this run began with {recorded.schedule.describe()} over {len(recorded.prunable)} parameters, the "
-      f"config asks for {asked.schedule.describe()} over {len(asked.prunable)}; restore the old steps and sparsity "
-      "keys, or set gmp_reschedule=True"
-    )
-  return dataclasses.replace(asked, begin_step=recorded.begin_step, begin_active=recorded.begin_active)
-
-
-def refuse_dense_resume(recorded: Plan | None, is_reschedule: bool) -> None:
-  """Raises ConfigError when a sparse run would go on without the plugin's mask and regrow its zeros."""
-  if recorded is not None and not is_reschedule:
-    raise ConfigError(
-      f"sparsity=0: this run began with {recorded.schedule.describe()} and would regrow what it pruned; restore its "
-      "sparsity keys, or set pruning_method=hold and gmp_reschedule=True to keep the zeros, or gmp_reschedule=True"
-    )
 
 
 def _event_file(step: int) -> str:
   return f"event_{step:08d}.json"
 
 
-def thin_matrices(densities: dict[str, float], limit: float = 0.01) -> Sequence[str]:
-  """Names of matrices whose density is below `limit`, thinnest first."""
-  return sorted((name for name, density in densities.items() if density < limit), key=densities.__getitem__)
+def _step_of(path: epath.Path) -> int:
+  digits = path.name.removeprefix("event_").removesuffix(".json")
+  if not digits.isdecimal() or path.name != _event_file(int(digits)):
+    raise ConfigError(f"{path}: not the name of an event record, such as {_event_file(1200)}; move it away")
+  return int(digits)
 
 
-def begin_late(plan: Plan, start_step: int, num_nonzero: int) -> Plan:
-  """The plan of a run that starts from a checkpoint without a record, a dense one for example.
+def _as_tuple(value: Any) -> Any:
+  """JSON knows lists only."""
+  return tuple(value) if isinstance(value, list) else value
 
-  Where the checkpoint is as sparse as the schedule wants it, the earlier events are taken as done; else as missed.
-  """
-  schedule = plan.schedule
-  keep_counts = schedule.keep_counts(plan.num_prunable)
-  due = [keep for event, keep in zip(schedule.event_steps, keep_counts) if event < start_step]
-  if not due or num_nonzero <= due[-1]:
-    return plan
-  return dataclasses.replace(plan, begin_step=start_step, begin_active=num_nonzero)
+
+def _reason(error: Exception) -> str:
+  return " ".join(str(error).split()) or type(error).__name__

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.release
 
 @pytest.fixture(scope="module")
 def table():
-  return hooks.hooks_for(hooks.maxtext_version())
+  return hooks.fitting_hooks(hooks.maxtext_version())
 
 
 @pytest.fixture(autouse=True)

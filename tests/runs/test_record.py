@@ -1,0 +1,81 @@
+"""The folder `sparsity` of a run: what was written comes back, and a damaged or foreign file is one line with its name."""
+
+import pytest
+
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.runs.record import Plan, RunRecord
+from maxtext_sparse.schedule import Schedule
+
+PLAN = Plan(Schedule(12, (3, 6), (0.5, 0.25)), ("a/kernel", "b/kernel"), 40, begin_step=2, begin_active=39)
+EVENT = {"density": 0.5, "target_density": 0.5, "nonzero_prunable": 20, "threshold": 0.25, "matrices": {"a/kernel": 0.5}}
+
+
+@pytest.fixture
+def record(tmp_path):
+  return RunRecord(str(tmp_path))
+
+
+def test_plan_and_events_come_back_as_written(record):
+  assert record.read_plan() is None and record.read_event(3) is None and record.last_event(before=100) is None
+  record.write_plan(PLAN)
+  record.write_event(3, EVENT)
+  record.write_event(6, EVENT)
+  assert record.read_plan() == PLAN
+  assert record.read_event(3) == {"step": 3} | EVENT
+  assert record.last_event(before=6) == {"step": 3} | EVENT
+  assert record.last_event(before=7) == {"step": 6} | EVENT
+  assert record.last_event(before=3) is None
+
+
+def test_a_process_that_is_not_the_writer_changes_nothing(record, tmp_path):
+  record.write_event(3, EVENT)
+  reader = RunRecord(str(tmp_path), is_writer=False)
+  reader.write_plan(PLAN)
+  reader.write_event(6, EVENT)
+  reader.drop_events(0)
+  assert [path.name for path in (tmp_path / "sparsity").iterdir()] == ["event_00000003.json"]
+
+
+def test_events_from_a_step_on_are_dropped(record):
+  for step in (3, 6, 9):
+    record.write_event(step, EVENT)
+  record.drop_events(6)
+  assert record.last_event(before=100)["step"] == 3
+
+
+DAMAGES = {
+  "cut in half": '{"step": 3, "dens',
+  "empty": "",
+  "a list": "[1, 2]",
+  "another object": '{"step": 3, "loss": 2.5}',
+  "not text": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_event_is_named_in_one_line(record, tmp_path, damage):
+  record.write_event(3, EVENT)
+  content = DAMAGES[damage]
+  (tmp_path / "sparsity" / "event_00000003.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+  with pytest.raises(ConfigError, match=r"event_00000003\.json: not an event record \(.+\), restore it or move it away$") as e:
+    record.last_event(before=10)
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["event_x.json", "event_3.json", "event_00000003 (copy).json", "event_00000003.json.bak"])
+def test_a_stray_file_is_named_in_one_line(record, tmp_path, name):
+  record.write_event(3, EVENT)
+  (tmp_path / "sparsity" / name).write_text("{}")
+  for call in (record.drop_events, record.last_event):
+    with pytest.raises(ConfigError) as error:
+      call(10)
+    assert str(error.value).endswith(f"{name}: not the name of an event record, such as event_00001200.json; move it away")
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES.values(), '{"schedule": {"steps": 2, "event_steps": [5], "densities": [0.5]}}'])
+def test_a_damaged_schedule_is_named_in_one_line(record, tmp_path, damage):
+  record.write_plan(PLAN)
+  (tmp_path / "sparsity" / "schedule.json").write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+  with pytest.raises(ConfigError, match=r"schedule\.json: not a schedule record \(.+\), restore it or move it away$") as e:
+    record.read_plan()
+  assert "\n" not in str(e.value)
