@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from tests.hooks.harness import arguments, environment, Result
+from tests.hooks.harness import arguments, environment, Result, xla_flags
 
 # Events at 8, 11, ..., 50; checkpoints at 0, 4, ..., 56 and 59: some events at a checkpoint's step, some one before.
 LONG = {"steps": 60, "sparsity": 0.8, "gmp_start_step": 8, "gmp_end_step": 50, "gmp_pruning_frequency": 3}
@@ -93,7 +93,7 @@ class Nursery:
     """A run of 8 sequences a step; its final state goes to `name.npz`. `extra` are environment variables."""
     self._num_children += 1
     log = self._folder / f"{self._num_children:03d}_{name}.log"
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"} | (extra or {})
+    flags = {"XLA_FLAGS": xla_flags(num_devices)} | (extra or {})
     args = arguments(out, name, **({"per_device_batch_size": 8 / num_devices} | overrides))
     request = {"call": call, "args": args, "save": str(out / f"{name}.npz"), "log": str(log), "environment": flags}
     return Child(self, self.request(request), log)

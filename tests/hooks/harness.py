@@ -52,11 +52,18 @@ def environment(num_devices: int = 1) -> dict[str, str]:
   root = str(Path(__file__).parents[2])
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    "XLA_FLAGS": xla_flags(num_devices),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
     "TF_CPP_MIN_LOG_LEVEL": "3",
   }
+
+
+def xla_flags(num_devices: int) -> str:
+  """The session's own XLA_FLAGS, such as --xla_cpu_max_isa=AVX2, with another number of fake devices."""
+  count = "--xla_force_host_platform_device_count"
+  kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(f"{count}=")]
+  return " ".join([*kept, f"{count}={num_devices}"])
 
 
 class Worker:

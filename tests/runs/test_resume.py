@@ -29,7 +29,9 @@ def refusal(asked: Plan, recorded: Plan = PLAN) -> str:
 
 def test_another_sparsity_is_called_sparsity():
   told = refusal(other((0.5, 0.4)))
-  assert told.startswith("sparsity=0.6: this run began with sparsity=0.8; schedule: this run began with geometric, 2 events")
+  assert told.startswith(
+    "sparsity=0.6: this run began with sparsity=0.8; schedule: this run began with geometric, 2 events"
+  )
 
 
 def test_another_set_of_parameters_names_the_first_differences():
@@ -42,7 +44,9 @@ def test_another_set_of_parameters_names_the_first_differences():
 
 def test_other_events_show_both_schedules():
   told = refusal(other(events=(3, 9)))
-  assert told.startswith("schedule: this run began with geometric, 2 events at 3..6 to density 0.2 (steps=12), the config ")
+  assert told.startswith(
+    "schedule: this run began with geometric, 2 events at 3..6 to density 0.2 (steps=12), the config "
+  )
   assert "2 events at 3..9" in told and "sparsity=" not in told
 
 
