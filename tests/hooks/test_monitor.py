@@ -99,9 +99,8 @@ def test_averages_are_those_of_counted_weights_where_an_event_overshoots(record,
   with caplog.at_level(logging.WARNING):
     rows = as_maxtext_does(monitor, 0, 11)
   active = [40, *LEFT]  # of the forward passes: an event is first seen a step later
-  assert [rows[step]["pruning/average_params"] for step in range(12)] == [
-    sum(active[: t + 1]) / (t + 1) for t in range(12)
-  ]
+  averages = [sum(active[: step + 1]) / (step + 1) for step in range(12)]
+  assert [rows[step]["pruning/average_params"] for step in range(12)] == averages
   assert rows[11]["pruning/effective_flops"] == 6 * 100 * sum(active[:12])
   event = record.read_event(4)
   assert (event["nonzero_prunable"], event["target_nonzero_prunable"]) == (15, 16)

@@ -1,4 +1,4 @@
-"""The folder `sparsity` of a run: what was written comes back, and a damaged or foreign file is one line with its name."""
+"""The folder `sparsity` of a run: what was written comes back; a damaged or foreign file is named in one line."""
 
 import pytest
 
@@ -55,37 +55,38 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_event_is_named_in_one_line(record, tmp_path, damage):
   record.write_event(3, EVENT)
-  content = DAMAGES[damage]
-  (tmp_path / "sparsity" / "event_00000003.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-  with pytest.raises(
-    ConfigError, match=r"event_00000003\.json: not an event record \(.+\), restore it or move it away$"
-  ) as e:
+  overwrite(tmp_path / "sparsity" / "event_00000003.json", DAMAGES[damage])
+  with pytest.raises(ConfigError) as error:
     record.last_event(before=10)
-  assert "\n" not in str(e.value)
+  told = str(error.value)
+  assert "event_00000003.json: not an event record (" in told and told.endswith("), restore it or move it away")
+  assert "\n" not in told
 
 
-@pytest.mark.parametrize(
-  "name", ["event_x.json", "event_3.json", "event_00000003 (copy).json", "event_00000003.json.bak"]
-)
+@pytest.mark.parametrize("name", ["event_x.json", "event_3.json", "event_00000003 (1).json", "event_00000003.json.bak"])
 def test_a_stray_file_is_named_in_one_line(record, tmp_path, name):
   record.write_event(3, EVENT)
   (tmp_path / "sparsity" / name).write_text("{}")
   for call in (record.drop_events, record.last_event):
     with pytest.raises(ConfigError) as error:
       call(10)
-    assert str(error.value).endswith(
-      f"{name}: not the name of an event record, such as event_00001200.json; move it away"
-    )
+    told = f"{name}: not the name of an event record, such as event_00001200.json; move it away"
+    assert str(error.value).endswith(told)
 
 
-@pytest.mark.parametrize(
-  "damage", [*DAMAGES.values(), '{"schedule": {"steps": 2, "event_steps": [5], "densities": [0.5]}}']
-)
+BEYOND = '{"schedule": {"steps": 2, "event_steps": [5], "densities": [0.5]}, "prunable": [], "num_prunable": 1}'
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES.values(), BEYOND])
 def test_a_damaged_schedule_is_named_in_one_line(record, tmp_path, damage):
   record.write_plan(PLAN)
-  (tmp_path / "sparsity" / "schedule.json").write_bytes(damage if isinstance(damage, bytes) else damage.encode())
-  with pytest.raises(
-    ConfigError, match=r"schedule\.json: not a schedule record \(.+\), restore it or move it away$"
-  ) as e:
+  overwrite(tmp_path / "sparsity" / "schedule.json", damage)
+  with pytest.raises(ConfigError) as error:
     record.read_plan()
-  assert "\n" not in str(e.value)
+  told = str(error.value)
+  assert "schedule.json: not a schedule record (" in told and told.endswith("), restore it or move it away")
+  assert "\n" not in told
+
+
+def overwrite(path, content) -> None:
+  path.write_bytes(content if isinstance(content, bytes) else content.encode())
