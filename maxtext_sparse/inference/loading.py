@@ -1,0 +1,168 @@
+"""A transformers model from a folder of weights, dense or packed, with the linear layers that the caller chooses."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+from pathlib import Path
+from typing import Any
+import warnings
+
+import torch
+import transformers
+
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.inference.bitmask_file import WeightFiles
+from maxtext_sparse.inference.calibration import faster_layout
+from maxtext_sparse.inference.library import set_threads
+from maxtext_sparse.inference.linear import run_short_inputs_on_one_torch_thread, SparseLinear
+from maxtext_sparse.inference.matrix import Array, Dtype, DTYPES, Layout, PackedMatrix
+
+# What becomes of a linear layer: (packed weights, bias) -> the module that takes its place.
+MakeLinear = Callable[[PackedMatrix, torch.Tensor | None], torch.nn.Module]
+_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def load(
+  folder: str | Path,
+  values: Dtype = "bf16",
+  dtype: torch.dtype = torch.float32,
+  num_threads: int | None = None,
+  layout: Layout | None = None,
+) -> transformers.PreTrainedModel:
+  """A causal language model whose linear layers are `SparseLinear`; `generate` works as usual.
+
+  Example:
+    model = load("exported", values="int8")
+    model.generate(**tokenizer("Once upon a time", return_tensors="pt"), max_new_tokens=32)
+
+  Args:
+    folder: a Hugging Face folder of safetensors with zeros in it, or one that `export --format bitmask` wrote. The
+      latter is read by mmap: weights come into memory when they are first multiplied, and are never copied
+      unless `values` asks for another dtype than the file's.
+    values: dtype of the packed weights: `bf16`, `fp32`, or `int8` with one scale a row.
+    dtype: of the activations.
+    num_threads: threads of the kernels, one a core; torch's number by default.
+    layout: `bitmask`, `csr` or `dense` for all matrices; by default each matrix gets the fastest for its density, by
+      what `calibrate` measured on this machine.
+
+  Raises:
+    ConfigError: the folder is not such a model, or a file of it is damaged; the message names it.
+  """
+  if values not in DTYPES:
+    raise ConfigError(f"values={values}: must be {', '.join(DTYPES)}")
+  set_threads(num_threads or torch.get_num_threads())
+
+  def make_linear(matrix: PackedMatrix, bias: torch.Tensor | None) -> torch.nn.Module:
+    matrix = matrix.with_dtype(values)
+    return SparseLinear(matrix.with_layout(layout or faster_layout(matrix)), bias)
+
+  model = load_with(folder, make_linear, dtype)
+  run_short_inputs_on_one_torch_thread(model)
+  return model
+
+
+def load_with(
+  folder: str | Path, make_linear: MakeLinear, dtype: torch.dtype, map_embeddings: bool = True
+) -> transformers.PreTrainedModel:
+  """A causal language model of the folder with every linear layer replaced by what `make_linear` gives.
+
+  Args:
+    folder: as for `load`.
+    make_linear: called once for each linear layer that has weights of its own.
+    dtype: of all other parameters and of the activations.
+    map_embeddings: leave untied embeddings in the file, of which a token reads one row, instead of in memory as `dtype`.
+  """
+  files = WeightFiles(folder)
+  config = transformers.AutoConfig.from_pretrained(folder)
+  with _parameters_without_memory():
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+  modules = dict(model.named_modules())
+  is_linear = lambda name: isinstance(modules.get(name.removesuffix(".weight")), torch.nn.Linear)
+  linears = [name for name in [*files.packed, *files.dense] if is_linear(name)]
+  for name in files.packed:
+    if name not in linears:
+      raise ConfigError(f"{folder}: {name} is packed, but it is no linear layer of a {config.model_type} model")
+  for name in files.dense:
+    if not is_linear(name) and not (name.endswith(".bias") and is_linear(name.removesuffix(".bias"))):
+      _put_parameter(model, name, files.tensor(name), dtype, map_embeddings and not config.tie_word_embeddings)
+  for name in linears:
+    _replace_linear(model, name.removesuffix(".weight"), files, make_linear, dtype)
+  model.tie_weights()
+  missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+  if missing:
+    raise ConfigError(f"{folder}: {missing[0]} is in none of its files ({len(missing)} tensors missing)")
+  return model.eval()
+
+
+def as_matrix(files: WeightFiles, name: str) -> PackedMatrix:
+  """The packed form of a linear layer's weights, whether the file has them packed or dense."""
+  if name in files.packed:
+    return files.matrix(name)
+  kind, array = files.tensor(name)
+  if kind not in ("F32", "BF16"):
+    raise ConfigError(f"{name} has dtype {kind}: must be F32 or BF16")
+  return PackedMatrix.pack(array)
+
+
+def as_tensor(kind: str, array: Array) -> torch.Tensor:
+  """A tensor on the memory of an array of a file; it must not be written to."""
+  if kind not in _FLOATS:
+    raise ConfigError(f"dtype {kind}: must be {', '.join(_FLOATS)}")
+  with warnings.catch_warnings():
+    # torch warns of arrays that are read-only; nobody trains these.
+    warnings.simplefilter("ignore")
+    return torch.from_numpy(array).view(_FLOATS[kind])
+
+
+def _put_parameter(
+  model: torch.nn.Module, name: str, source: tuple[str, Array], dtype: torch.dtype, may_map: bool
+) -> None:
+  parent, leaf = _parent(model, name)
+  held = getattr(parent, leaf, None)
+  if held is None:
+    raise ConfigError(f"{name} is in a file, but the model has no such parameter")
+  tensor = as_tensor(*source)
+  if tensor.shape != held.shape:
+    raise ConfigError(f"{name} has shape {tuple(tensor.shape)}: config.json makes it {tuple(held.shape)}")
+  if may_map and isinstance(parent, torch.nn.Embedding):
+    parent.register_forward_hook(lambda module, arguments, output: output.to(dtype))
+  else:
+    tensor = tensor.to(dtype, copy=True)
+  parent.register_parameter(leaf, torch.nn.Parameter(tensor, requires_grad=False))
+
+
+def _replace_linear(
+  model: torch.nn.Module, name: str, files: WeightFiles, make_linear: MakeLinear, dtype: torch.dtype
+) -> None:
+  parent, leaf = _parent(model, name)
+  linear = getattr(parent, leaf)
+  matrix = as_matrix(files, f"{name}.weight")
+  if matrix.shape != (linear.out_features, linear.in_features):
+    made = (linear.out_features, linear.in_features)
+    raise ConfigError(f"{name}.weight has shape {matrix.shape}: config.json makes it {made}")
+  has_bias = f"{name}.bias" in files.dense
+  setattr(parent, leaf, make_linear(matrix, as_tensor(*files.tensor(f"{name}.bias")).to(dtype) if has_bias else None))
+
+
+def _parent(model: torch.nn.Module, name: str) -> tuple[Any, str]:
+  path, _, leaf = name.rpartition(".")
+  try:
+    return model.get_submodule(path), leaf
+  except AttributeError:
+    raise ConfigError(f"{name} is in a file, but the model has no {path}") from None
+
+
+@contextlib.contextmanager
+def _parameters_without_memory() -> Iterator[None]:
+  """Makes new modules put their parameters on torch's meta device; buffers such as the rotary frequencies are kept."""
+  original = torch.nn.Module.register_parameter
+
+  def register(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+    original(module, name, parameter)
+    if parameter is not None:
+      module._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+  torch.nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
+  try:
+    yield
+  finally:
+    torch.nn.Module.register_parameter = original  # type: ignore[method-assign]
