@@ -37,8 +37,13 @@ for _side in (Loader, Dumper):
   )
 
 
-def read_config(path: str) -> dict[str, Any]:
+def read_config(path: str, file_kind: str = "config file", content_kind: str = "MaxText config") -> dict[str, Any]:
   """One file's keys, without those of its base.
+
+  Args:
+    path: the file.
+    file_kind: what an error calls a file that cannot be read.
+    content_kind: what an error says that the content is not.
 
   Raises:
     ConfigError: unreadable, not YAML, or not a mapping.
@@ -48,12 +53,17 @@ def read_config(path: str) -> dict[str, Any]:
       content = yaml.load(file, Loader=Loader)
   except (OSError, UnicodeDecodeError) as error:
     reason = getattr(error, "strerror", None) or "not UTF-8"
-    raise ConfigError(f"{path}: cannot read this config file ({reason}){near_file(path)}") from error
+    raise ConfigError(f"{path}: cannot read this {file_kind} ({reason}){near_file(path)}") from error
   except yaml.YAMLError as error:
     raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
   if not isinstance(content, dict):
-    raise ConfigError(f"{path}: not a MaxText config, must be a YAML mapping")
+    raise ConfigError(f"{path}: not a {content_kind}, must be a YAML mapping")
   return content
+
+
+def parse_yaml(text: str) -> Any:
+  """The content of a YAML text, such as a file's or the value in `key=value`."""
+  return yaml.load(text, Loader=Loader)
 
 
 def merge_configs(paths: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`maxtext-sparse sweep`: a study of many runs, from a sweep file to the table that `fit` reads."""
 
-import dataclasses
 import sys
 from typing import Annotated
 
@@ -40,7 +39,7 @@ def make(
     made = make_sweep(spec, out)
     if as_json:
       counts = {name: getattr(made, name) for name in ("name", "num_runs", "num_trunks", "steps", "steps_alone")}
-      runs = [dataclasses.asdict(run) for run in made.runs]
+      runs = [run.to_dict() for run in made.runs]
       print_json({"out": out} | counts | {"saved_fraction": round(made.saved, 6), "runs": runs})
       return
     from maxtext_sparse.sweeps.text import print_made
@@ -65,7 +64,7 @@ def run(
   with one_line_errors():
     from rich.console import Console
 
-    from maxtext_sparse.sweeps.local import run_sweep
+    from maxtext_sparse.sweeps.run import run_sweep
 
     try:
       states = run_sweep(directory, jobs, only, Console(stderr=as_json, highlight=False))
@@ -73,8 +72,8 @@ def run(
       print(f"\ninterrupted; the same command goes on from the last checkpoints in {directory}", file=sys.stderr)
       raise SystemExit(_INTERRUPTED_STATUS) from None
   if as_json:
-    print_json({name: dataclasses.asdict(progress) for name, progress in states.items()})
-  if any(progress.state != "done" for progress in states.values()):
+    print_json({name: state.to_dict() for name, state in states.items()})
+  if any(state.state != "done" for state in states.values()):
     raise SystemExit(1)
 
 
@@ -89,13 +88,13 @@ def status(directory: _Folder, as_json: _Json = False) -> None:
   with one_line_errors():
     from maxtext_sparse.runs.files import is_locked
     from maxtext_sparse.sweeps.manifest import read_manifest
-    from maxtext_sparse.sweeps.state import progress, read_notes
+    from maxtext_sparse.sweeps.state import read_notes, run_status
 
     manifest = read_manifest(directory)
     notes, at_work = read_notes(directory), is_locked(directory)
-    rows = [(run, progress(manifest, run, notes, at_work)) for run in manifest.runs]
+    rows = [(run, run_status(manifest, run, notes, at_work)) for run in manifest.runs]
     if as_json:
-      entries = [{"run": run.name, "kind": run.kind, "steps": run.steps} | dataclasses.asdict(p) for run, p in rows]
+      entries = [{"run": run.name, "kind": run.kind, "steps": run.steps} | state.to_dict() for run, state in rows]
       print_json({"name": manifest.name, "runs": entries})
       return
     from maxtext_sparse.sweeps.text import print_states

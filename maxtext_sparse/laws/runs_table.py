@@ -14,9 +14,7 @@ import numpy as np
 import pandas as pd
 
 from maxtext_sparse.errors import ConfigError
-
-COUNTS = ("dense_params", "average_params", "final_params", "tokens")
-COLUMNS = ("run", "sparsity", *COUNTS, "loss")
+from maxtext_sparse.runs.columns import COLUMNS, COUNTS
 
 # Relative slack of final <= average <= dense and final >= dense (1 - S): rounded tables pass, mixed units do not.
 _SLACK = 0.01

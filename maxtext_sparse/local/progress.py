@@ -1,4 +1,4 @@
-"""What the demo shows while it works: a bar per run in a terminal, a line now and then anywhere else."""
+"""Shows how far a run in a child process is: a bar in a terminal, a line now and then anywhere else."""
 
 from collections.abc import Iterator
 import contextlib
@@ -7,25 +7,28 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-# Lines per run where there is no terminal.
+from maxtext_sparse.runs.metrics import Row
+from maxtext_sparse.terminal import say
+
+# Number of lines for each run if there is no terminal.
 _NUM_LINES = 10
 
 
 class Reporter(Protocol):
-  """Told a few times a second how far a run is."""
+  """Is called a few times a second with the latest train row and eval row of a run, which may be empty."""
 
-  def __call__(self, train_row: dict[str, Any], eval_row: dict[str, Any]) -> None: ...
+  def __call__(self, train_row: Row, eval_row: Row) -> None: ...
 
 
 @contextlib.contextmanager
 def run_progress(console: Console, title: str, steps: int) -> Iterator[Reporter]:
-  """Shows one run's progress for the duration of a with block."""
+  """Shows the progress of one run of `steps` steps while the with block is open."""
   if not console.is_terminal:
     yield _Lines(console, title, steps)
     return
   columns = (
     TextColumn("{task.description}"),
-    # Takes what room is left.
+    # Fills the rest of the line.
     BarColumn(bar_width=None),
     TextColumn("step {task.completed}/{task.total}"),
     TextColumn("{task.fields[figures]}"),
@@ -35,13 +38,8 @@ def run_progress(console: Console, title: str, steps: int) -> Iterator[Reporter]
     yield _Bar(progress, title, steps)
 
 
-def print_line(console: Console, text: str) -> None:
-  """One line, however long: paths and log lines are no use when broken."""
-  console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
 def figures(train_row: dict[str, Any], eval_row: dict[str, Any]) -> str:
-  """Loss, density and eval loss in the latest rows; a dense run has no density."""
+  """Loss, density and evaluation loss from the latest rows. The rows of a dense run have no density, which is 1."""
   parts = []
   if train_row:
     parts.append(f"loss {train_row['learning/loss']:.3f}")
@@ -52,31 +50,35 @@ def figures(train_row: dict[str, Any], eval_row: dict[str, Any]) -> str:
 
 
 def num_done(train_row: dict[str, Any]) -> int:
-  """Finished steps, the rows count from 0."""
+  """Number of finished steps. The rows count steps from 0."""
   return int(train_row["step"]) + 1 if train_row else 0
 
 
 class _Bar:
+  """A progress bar in a terminal."""
+
   def __init__(self, progress: Progress, title: str, steps: int):
     self._progress = progress
     self._task = progress.add_task(title, total=steps, figures=figures({}, {}))
 
-  def __call__(self, train_row: dict[str, Any], eval_row: dict[str, Any]) -> None:
+  def __call__(self, train_row: Row, eval_row: Row) -> None:
     self._progress.update(self._task, completed=num_done(train_row), figures=figures(train_row, eval_row))
 
 
 class _Lines:
+  """A line at the start and after each tenth of the run."""
+
   def __init__(self, console: Console, title: str, steps: int):
     self._console, self._title, self._steps = console, title, steps
-    self._shown = 0
+    self._num_shown = 0
     self._print(figures({}, {}))
 
-  def __call__(self, train_row: dict[str, Any], eval_row: dict[str, Any]) -> None:
+  def __call__(self, train_row: Row, eval_row: Row) -> None:
     done = num_done(train_row)
-    share = done * _NUM_LINES // self._steps
-    if share > self._shown:
-      self._shown = share
+    tenths = done * _NUM_LINES // self._steps
+    if tenths > self._num_shown:
+      self._num_shown = tenths
       self._print(f"step {done}/{self._steps}, {figures(train_row, eval_row)}")
 
   def _print(self, text: str) -> None:
-    print_line(self._console, f"{self._title}: {text}")
+    say(self._console, f"{self._title}: {text}")

@@ -10,6 +10,7 @@ again. Each file is written whole or not at all.
 from collections.abc import Mapping
 import dataclasses
 import json
+import re
 from typing import Any
 
 from etils import epath
@@ -116,6 +117,11 @@ class RunRecord:
     """
     step = max((step for step in self._event_steps() if step < before), default=None)
     return None if step is None else self.read_event(step)
+
+  def recorded_steps(self) -> list[int]:
+    """Steps of the events that have a record, in ascending order."""
+    names = [path.name for path in self.directory.glob("event_*.json")] if self.directory.exists() else []
+    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"event_(\d+)\.json", name)))
 
   def drop_events(self, from_step: int) -> None:
     """Removes events that a resume from `from_step` will repeat."""

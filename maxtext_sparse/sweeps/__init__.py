@@ -1,4 +1,5 @@
-"""A study of many runs: sweep files, the folder made from one, local processes, and the table of what came out.
+"""A study of many runs: from a sweep file to a folder of configs, to trained runs, to the table of their results.
 
-`make` and `collect` need neither an accelerator nor a cluster; the folder is the same for both ways of running it.
+`make` writes the folder, `run` trains its runs on this machine, and `collect` writes the table. The folder is the same
+when a cluster trains the runs. `make` and `collect` need neither an accelerator nor a cluster.
 """

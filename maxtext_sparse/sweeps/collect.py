@@ -1,4 +1,4 @@
-"""`sweep collect`: the runs table that `fit` and `plot` read, from what each run left behind."""
+"""`sweep collect`: makes the runs table that `fit` and `plot` read from what each run left in its folder."""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -7,26 +7,26 @@ from typing import Any
 
 from maxtext_sparse.config import DEFAULTS, parse_keys
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.runs.columns import COLUMNS, RESULTS, SETTINGS
+from maxtext_sparse.runs.files import replace_text
 from maxtext_sparse.schedule import build_schedule
+from maxtext_sparse.sweeps.counts import ActiveCounts, count_active
 from maxtext_sparse.sweeps.manifest import Manifest, read_manifest, Run
 from maxtext_sparse.sweeps.state import is_finished, latest
 
-_COLUMNS = ("run", "sparsity", "dense_params", "average_params", "final_params", "tokens", "loss")
-# What the schedule and learning-rate figures need.
-_EXTRA = ("gmp_dense_fraction", "gmp_prune_fraction", "learning_rate", "batch_tokens")
-
 
 def collect(directory: str, is_unfinished_allowed: bool = False) -> list[dict[str, Any]]:
-  """One row per finished run, trunks left out.
+  """One row for each finished run, without the trunks.
 
-  A run's counts are those of its exact event table; its loss is MaxText's own eval after the last step.
+  The counts of prunable weights are those that the run counted at its events. The loss is MaxText's evaluation after the
+  last step.
 
   Args:
     directory: the sweep's folder; its runs may be in a bucket.
-    is_unfinished_allowed: leave out the runs that are not finished.
+    is_unfinished_allowed: whether to leave out runs that are not finished instead of refusing.
 
   Raises:
-    ConfigError: a run is not finished, or none is.
+    ConfigError: a run is not finished, or no run is.
   """
   manifest = read_manifest(directory)
   runs = [run for run in manifest.runs if run.kind == "run"]
@@ -43,7 +43,7 @@ def collect(directory: str, is_unfinished_allowed: bool = False) -> list[dict[st
 
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The rows as CSV, every column that any of them has."""
+  """The rows as CSV text. It has every column that some row has, in the order of their first rows."""
   columns = list(dict.fromkeys(column for row in rows for column in row))
   buffer = io.StringIO()
   writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
@@ -56,11 +56,10 @@ def write_table(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
   """Writes RUNS.csv.
 
   Raises:
-    ConfigError: it cannot be written there.
+    ConfigError: the file cannot be written.
   """
   try:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-      file.write(table_text(rows))
+    replace_text(path, table_text(rows))
   except OSError as error:
     raise ConfigError(f"--out={path}: cannot write there ({error.strerror})") from error
 
@@ -68,25 +67,24 @@ def write_table(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def _row(manifest: Manifest, run: Run) -> dict[str, Any]:
   config = manifest.load_config(run)
   _, evaluated = latest(manifest, run)
-  values = (
-    run.name,
-    config.get("sparsity", 0.0),
-    run.num_prunable,
-    *_counts(run, config),
-    run.steps * run.batch_tokens,
-    evaluated["eval/avg_loss"],
-  )
+  sparsity, counts = _sparsity_and_counts(manifest, run, config)
+  tokens, loss = run.steps * run.batch_tokens, evaluated["eval/avg_loss"]
+  values = (run.name, sparsity, run.num_prunable, counts.average, counts.final, tokens, loss)
   settings = DEFAULTS | config | {"batch_tokens": run.batch_tokens}
-  row = dict(zip(_COLUMNS, values)) | {name: settings[name] for name in _EXTRA if name in settings}
-  # An axis may be called like a column, which then says the same or more.
+  row = dict(zip(COLUMNS, values, strict=True)) | {name: settings[name] for name in SETTINGS if name in settings}
+  if repeated := sorted(run.axes.keys() & set(RESULTS)):
+    raise ConfigError(f"axes: {repeated[0]}: the runs table has a column of this name, choose another name")
+  # An axis over a key that has a column, such as `tokens: [10x, 20x]`, adds nothing to that column.
   return row | {name: value for name, value in run.axes.items() if name not in row}
 
 
-def _counts(run: Run, config: Mapping[str, Any]) -> tuple[float, int]:
-  """Average and final prunable weights, dense steps of a trunk included: the schedule's exact counts."""
+def _sparsity_and_counts(manifest: Manifest, run: Run, config: Mapping[str, Any]) -> tuple[float, ActiveCounts]:
+  """S, and the counts of active weights."""
   keys = parse_keys(config)
   if not keys.is_active:
-    return run.num_prunable, run.num_prunable
-  schedule = build_schedule(keys, run.steps)
-  average = schedule.active_sum(run.steps, run.num_prunable) / run.steps
-  return average, schedule.keep_counts(run.num_prunable)[-1] if schedule.event_steps else run.num_prunable
+    return keys.sparsity, ActiveCounts(run.num_prunable, run.num_prunable)
+  counts = count_active(manifest, run, build_schedule(keys, run.steps))
+  if keys.pruning_method != "hold":
+    return keys.sparsity, counts
+  # The sparsity of a `hold` run is that of its checkpoint, about which the config says nothing.
+  return round(1.0 - counts.final / run.num_prunable, 6), counts

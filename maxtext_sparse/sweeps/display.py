@@ -1,4 +1,4 @@
-"""What `sweep run` shows: bars in a terminal, a line now and then anywhere else."""
+"""What `sweep run` shows while it works: bars in a terminal, a line now and then anywhere else."""
 
 from collections.abc import Sequence
 import time
@@ -8,26 +8,34 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from maxtext_sparse.local.progress import figures, num_done, print_line
+from maxtext_sparse.local.progress import figures, num_done
 from maxtext_sparse.sweeps.manifest import Manifest, Run
 from maxtext_sparse.sweeps.state import is_finished, latest
+from maxtext_sparse.terminal import say
 
-# Lines per run where there is no terminal, beside those of its start and end.
-_NUM_LINES = 4
+# If there is no terminal, a run gets a line when it starts, when it ends, and after each quarter between.
+_NUM_QUARTERS = 4
 
 
 class Display:
-  """Runs and steps done, and loss and density of those at work."""
+  """Shows the number of finished runs and steps, and the loss and density of the runs that are training.
+
+  Use it in a with block.
+  """
 
   def __init__(self, console: Console, manifest: Manifest, runs: Sequence[Run]):
+    """Makes a display of some runs of a sweep; those that are finished already count as done."""
     self._console, self._manifest, self._runs = console, manifest, runs
     done = [run for run in runs if is_finished(manifest, run)]
     self._num_finished, self._num_failed = len(done), 0
     self._total = sum(run.num_own_steps for run in runs)
     self._steps_done = sum(run.num_own_steps for run in done)
-    self._shown: dict[str, int] = {}
+    # Run -> quarters of it that were shown.
+    self._quarters: dict[str, int] = {}
+    # Run -> its bar. The bar of all runs has the name "".
     self._bars: dict[str, TaskID] = {}
-    self._start, self._at_start = time.monotonic(), -1
+    # Steps that earlier calls had done are known with the first update.
+    self._start, self._num_at_start = time.monotonic(), -1
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"))
     self._progress = Progress(*columns, console=console, expand=True) if console.is_terminal else None
 
@@ -44,12 +52,14 @@ class Display:
       self._progress.stop()
 
   def started(self, run: Run) -> None:
+    """Shows that a run's process was started."""
     if self._progress:
       self._bars[run.name] = self._progress.add_task(run.name, total=run.steps, text="starting MaxText")
     else:
       self._say(f"{run.name}: started")
 
   def finished(self, run: Run) -> None:
+    """Shows the final figures of a run."""
     train, evaluated = latest(self._manifest, run)
     self._num_finished += 1
     self._steps_done += run.num_own_steps
@@ -58,14 +68,15 @@ class Display:
     self._say(f"{run.name}: done, {figures(train, evaluated)} ({self._num_finished}/{len(self._runs)} runs{left})")
 
   def failed(self, run: Run, reason: str, log_file: str) -> None:
+    """Shows why a run failed; `log_file` is "" for a run that was not started."""
     self._num_failed += 1
     self._drop(run)
     self._say(f"{run.name}: failed: {reason}" + (f"; log: {log_file}" if log_file else ""))
 
   def update(self, running: Sequence[Run]) -> None:
-    """Called a few times a second with the runs at work."""
-    if self._at_start < 0:
-      self._at_start = self._num_steps(running)
+    """Shows the latest figures. It is called a few times a second with the runs that are training."""
+    if self._num_at_start < 0:
+      self._num_at_start = self._num_steps(running)
     for run in running:
       train, evaluated = latest(self._manifest, run)
       self._show(run, num_done(train), figures(train, evaluated) if train else "starting MaxText")
@@ -77,21 +88,24 @@ class Display:
     if self._progress:
       self._progress.update(self._bars[run.name], completed=done, text=f"step {done}/{run.steps}, {text}")
       return
-    quarter = done * _NUM_LINES // run.steps
-    is_first = run.name not in self._shown
-    if not is_first and self._shown[run.name] < quarter < _NUM_LINES:
+    quarter = done * _NUM_QUARTERS // run.steps
+    is_first = run.name not in self._quarters
+    if not is_first and self._quarters[run.name] < quarter < _NUM_QUARTERS:
       self._say(f"{run.name}: step {done}/{run.steps}, {text}")
-    self._shown[run.name] = quarter
+    self._quarters[run.name] = quarter
 
   def _num_steps(self, running: Sequence[Run]) -> int:
-    """Steps done by finished runs and by those at work; a trunk's count once."""
-    own = lambda run: num_done(latest(self._manifest, run)[0]) - (run.steps - run.num_own_steps)
-    return self._steps_done + sum(max(0, own(run)) for run in running)
+    """Number of steps that finished runs and those in training have done. The steps of a trunk count once."""
+    return self._steps_done + sum(max(0, self._num_own_done(run)) for run in running)
+
+  def _num_own_done(self, run: Run) -> int:
+    num_of_trunk = run.steps - run.num_own_steps
+    return num_done(latest(self._manifest, run)[0]) - num_of_trunk
 
   def _time_left(self, running: Sequence[Run]) -> str:
-    """From the steps a second of this call so far."""
+    """The time that the remaining steps take at the average speed since this call began."""
     done = self._num_steps(running)
-    rate = (done - self._at_start) / max(1e-9, time.monotonic() - self._start)
+    rate = (done - self._num_at_start) / max(1e-9, time.monotonic() - self._start)
     if rate <= 0:
       return "unknown time"
     minutes = round((self._total - done) / rate / 60)
@@ -102,4 +116,4 @@ class Display:
       self._progress.remove_task(self._bars.pop(run.name))
 
   def _say(self, line: str) -> None:
-    print_line(self._progress.console if self._progress else self._console, line)
+    say(self._progress.console if self._progress else self._console, line)

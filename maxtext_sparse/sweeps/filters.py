@@ -1,13 +1,16 @@
-"""Conditions of a sweep file, such as `gmp_dense_fraction + gmp_prune_fraction <= 1`, read as a small language."""
+"""Conditions of a sweep file, such as `gmp_dense_fraction + gmp_prune_fraction <= 1`.
+
+A condition is parsed as a Python expression and evaluated here, node by node. Only the few kinds of nodes that `_value`
+knows are allowed, so that a sweep file cannot run code.
+"""
 
 import ast
 from collections.abc import Callable, Mapping
-import difflib
 import math
 import operator
 from typing import Any
 
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, did_you_mean
 
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
   ast.Add: operator.add,
@@ -18,10 +21,10 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
 
 
 def _same(a: Any, b: Any) -> bool:
-  """0.1 + 0.2 is 0.3 here."""
+  """Whether two values are equal. Numbers may differ by rounding: 0.1 + 0.2 is 0.3 here."""
   if isinstance(a, int | float) and isinstance(b, int | float):
     return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
-  return a == b
+  return bool(a == b)
 
 
 _COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
@@ -37,14 +40,14 @@ _COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
 
 
 def holds(condition: str, values: Mapping[str, Any]) -> bool:
-  """Whether a condition over names is true.
+  """Whether a condition is true for these values.
 
   Args:
-    condition: comparisons of numbers, strings and names, with + - * /, and, or, not, in.
-    values: what each name stands for.
+    condition: comparisons of numbers, texts and names, with + - * /, and, or, not, in.
+    values: the value of each name.
 
   Raises:
-    ConfigError: it is no such condition, or has an unknown name.
+    ConfigError: the text is not such a condition, or it has an unknown name.
   """
   try:
     result = _value(ast.parse(condition, mode="eval").body, values)
@@ -59,6 +62,7 @@ def holds(condition: str, values: Mapping[str, Any]) -> bool:
 
 
 def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
+  """The value of an expression: a number, a text, a list or a truth value."""
   match node:
     case ast.Constant(value=bool() | int() | float() | str() as constant):
       return constant
@@ -83,7 +87,6 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
 
 def _lookup(name: str, values: Mapping[str, Any]) -> Any:
   if name not in values:
-    near = difflib.get_close_matches(name, list(values), n=1)
-    hint = f"did you mean {near[0]}?" if near else "use an axis or a key that the sweep sets"
-    raise ConfigError(f"unknown name {name}, {hint}")
+    hint = did_you_mean(name, values) or ", use an axis or a key that the sweep sets"
+    raise ConfigError(f"unknown name {name}{hint}")
   return values[name]

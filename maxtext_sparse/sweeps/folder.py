@@ -1,11 +1,10 @@
-"""Writing a sweep's folder without taking anything from runs that have begun."""
+"""Writes a sweep's folder and leaves the runs that have begun as they are."""
 
 from collections.abc import Mapping
 import os
 from typing import Any
 
-import yaml
-
+from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.runs.files import replace_text
 from maxtext_sparse.sweeps.manifest import Manifest, manifest_path, read_manifest, Run
@@ -13,14 +12,14 @@ from maxtext_sparse.sweeps.state import has_begun, is_finished
 
 
 def replace_folder(manifest: Manifest, texts: Mapping[str, str]) -> None:
-  """Writes configs and manifest; files that stay the same are not touched.
+  """Writes the configs and the manifest. Files whose content stays the same are not touched.
 
   Args:
     manifest: what the folder is to hold.
-    texts: each run's config.
+    texts: name of each run -> content of its config file.
 
   Raises:
-    ConfigError: a run that has begun would change, or the folder is another's; nothing was written.
+    ConfigError: a run that has begun would change, or the folder is not a sweep's. Then nothing is written.
   """
   directory = manifest.directory
   try:
@@ -33,14 +32,14 @@ def replace_folder(manifest: Manifest, texts: Mapping[str, str]) -> None:
     os.makedirs(os.path.join(directory, "runs"), exist_ok=True)
     for run in manifest.runs:
       _write(manifest.config_path(run), texts[run.name])
-    # Last, so that every run of a manifest has its config.
+    # The manifest comes last, so that every run that it names has its config.
     _write(manifest_path(directory), manifest.as_text())
   except OSError as error:
     raise ConfigError(f"--out={directory}: cannot write there ({error.strerror}), choose another folder") from error
 
 
 def _refuse_changes(old: Manifest, new: Manifest, texts: Mapping[str, str]) -> None:
-  """Runs that have begun keep their config and their corpus."""
+  """Raises ConfigError if a run that has begun would get another config or another corpus."""
   after = {run.name: run for run in new.runs}
   are_same_places = new.spec.get("corpus") == old.spec.get("corpus") and new.output_path == old.output_path
   for run in old.runs:
@@ -54,7 +53,8 @@ def _refuse_changes(old: Manifest, new: Manifest, texts: Mapping[str, str]) -> N
 
 
 def _difference(old: Manifest, run: Run, new: Manifest, texts: Mapping[str, str]) -> str:
-  before, after = old.load_config(run), yaml.safe_load(texts[run.name])
+  """The first thing that differs for a run, in words."""
+  before, after = old.load_config(run), parse_yaml(texts[run.name])
   for key in sorted({*before, *after}):
     if before.get(key) != after.get(key):
       return f"{key}={_shown(after, key)} instead of {_shown(before, key)}"
@@ -66,7 +66,7 @@ def _shown(config: Mapping[str, Any], key: str) -> str:
 
 
 def _remove_leftovers(old: Manifest, new: Manifest) -> None:
-  """Configs of runs that the sweep file no longer has; those that have begun keep theirs."""
+  """Removes the configs of runs that the sweep file no longer has. Runs that have begun keep theirs."""
   kept = {run.name for run in new.runs}
   for run in old.runs:
     if run.name not in kept and not has_begun(old, run) and os.path.exists(old.config_path(run)):
@@ -74,6 +74,7 @@ def _remove_leftovers(old: Manifest, new: Manifest) -> None:
 
 
 def _write(path: str, text: str) -> None:
+  """Replaces a file unless it has this content already."""
   if os.path.exists(path):
     with open(path, encoding="utf-8") as file:
       if file.read() == text:

@@ -1,5 +1,6 @@
-"""`sweep make`: a sweep file becomes a folder of run configs; the same file gives the same bytes."""
+"""`sweep make`: turns a sweep file into a folder with a config for each run. The same sweep file gives the same bytes."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
@@ -8,9 +9,8 @@ from typing import Any
 
 from maxtext_sparse.config import KEYS
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.sweeps.configs import config_text
 from maxtext_sparse.sweeps.folder import replace_folder
-from maxtext_sparse.sweeps.manifest import Manifest, Run
+from maxtext_sparse.sweeps.manifest import config_text, Manifest, Run
 from maxtext_sparse.sweeps.points import expand, Point
 from maxtext_sparse.sweeps.resolve import Resolved, Resolver
 from maxtext_sparse.sweeps.spec import read_spec, Spec
@@ -19,7 +19,14 @@ from maxtext_sparse.sweeps.trunks import find_trunks, Trunk
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-  """A run with its name, before it is known where it branches from."""
+  """A run with its name. Whether it starts from a trunk is not known yet.
+
+  Attributes:
+    name: the run's name.
+    labels: axis -> its part of the name.
+    axes: axis -> value.
+    resolved: the run's config and sizes.
+  """
 
   name: str
   labels: dict[str, str]
@@ -31,7 +38,7 @@ def make(spec_path: str, out: str) -> Manifest:
   """Writes the folder `out` for a sweep file.
 
   Raises:
-    ConfigError: a problem in the sweep file, or a run in `out` has begun with another config; nothing was written.
+    ConfigError: the sweep file has a problem, or a run in `out` has begun with another config. Then nothing is written.
   """
   spec = read_spec(spec_path)
   members = plan_members(spec, os.path.dirname(os.path.abspath(spec_path)))
@@ -49,10 +56,14 @@ def make(spec_path: str, out: str) -> Manifest:
 
 
 def plan_members(spec: Spec, folder: str) -> list[Member]:
-  """All runs of a sweep file, each sparse one followed by its twins.
+  """All runs of a sweep file. The twins of a sparse run follow it.
+
+  Args:
+    spec: the sweep file.
+    folder: the sweep file's folder, in which config files are looked up.
 
   Raises:
-    ConfigError: naming the run that cannot be.
+    ConfigError: a run cannot be trained; the message names it.
   """
   resolver = Resolver(spec.devices)
   members: dict[str, Member] = {}
@@ -67,12 +78,13 @@ def plan_members(spec: Spec, folder: str) -> list[Member]:
     if name in members:
       raise ConfigError(f"axes: two runs would have the name {name}, give one axis labels")
     members[name] = Member(name, point.labels, point.axes, run)
-    # Two sparse runs may share a neighbour.
+    # Two sparse runs may have the same dense neighbour, which then is one run.
     members |= {twin.name: twin for twin in _name_twins(spec, point, twins)}
   return list(members.values())
 
 
 def _name_twins(spec: Spec, point: Point, twins: Iterable[Resolved]) -> Iterable[Member]:
+  """Names the twins of a sparse run by what it shares with them, which is all but pruning, and by their hidden size."""
   labels = {axis: label for axis, label in point.labels.items() if axis not in KEYS}
   axes = {axis: value for axis, value in point.axes.items() if axis not in KEYS} | {"sparsity": 0.0}
   for twin in twins:
@@ -83,7 +95,7 @@ def _name_twins(spec: Spec, point: Point, twins: Iterable[Resolved]) -> Iterable
 def _entries(
   spec: Spec, members: Sequence[Member], trunks: Sequence[Trunk]
 ) -> Iterable[tuple[str, dict[str, Any], dict[str, Any]]]:
-  """Name, config and further fields of every run, trunks before their branches."""
+  """Name, config and further fields of every run. A trunk comes before its branches."""
   trunk_of = {index: trunk for trunk in trunks for index in trunk.members}
   names: dict[int, str] = {}
   for index, member in enumerate(members):
@@ -96,13 +108,16 @@ def _entries(
     yield member.name, member.resolved.config, _fields(member, "run", source, step, member.axes)
 
 
-def _fields(member: Member, kind: str, trunk: str | None, branch_step: int | None, axes: dict) -> dict[str, Any]:
+def _fields(
+  member: Member, kind: str, trunk: str | None, branch_step: int | None, axes: dict[str, Any]
+) -> dict[str, Any]:
   counts = {"num_prunable": member.resolved.num_prunable, "batch_tokens": member.resolved.batch_tokens}
   return {"kind": kind, "trunk": trunk, "branch_step": branch_step, "axes": axes} | counts
 
 
 def _trunk_name(spec: Spec, branches: Sequence[Member], taken: Iterable[str]) -> str:
-  """The sweep's name, and what all branches share on axes other than pruning."""
+  """The sweep's name, "trunk", and the labels that all branches share on axes other than pruning; then a number if an
+  earlier trunk has this name."""
   shared = [
     label
     for axis, label in branches[0].labels.items()
@@ -114,7 +129,7 @@ def _trunk_name(spec: Spec, branches: Sequence[Member], taken: Iterable[str]) ->
 
 
 def _places(spec: Spec, name: str) -> dict[str, Any]:
-  """Where the run writes; MaxText uploads metrics itself where the folder is a bucket."""
+  """Keys that say where a run writes. If that is a bucket, MaxText uploads the metrics itself."""
   places = {"run_name": name, "base_output_directory": spec.output_directory}
   if "://" in spec.output_directory:
     return places | {"gcs_metrics": True}
@@ -122,6 +137,7 @@ def _places(spec: Spec, name: str) -> dict[str, Any]:
 
 
 def _require_eval(config: Mapping[str, Any]) -> None:
+  """Raises ConfigError for a run that would have no final eval loss, or that could not go on after a stop."""
   interval = config.get("eval_interval", -1)
   if interval <= 0:
     raise ConfigError(f"eval_interval={interval}: the runs are compared by their final eval loss, give a number of steps")
@@ -130,6 +146,6 @@ def _require_eval(config: Mapping[str, Any]) -> None:
 
 
 def _refuse_same_names(names: Sequence[str]) -> None:
-  for name in names:
-    if names.count(name) > 1:
+  for name, number in Counter(names).items():
+    if number > 1:
       raise ConfigError(f"axes: two runs would have the name {name}, give one axis labels")

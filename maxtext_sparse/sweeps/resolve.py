@@ -1,4 +1,8 @@
-"""From the keys of a point to the config of a run: budgets become steps, MaxText checks the rest, from shapes alone."""
+"""Turns the keys of a point into the config of a run.
+
+Token budgets become steps and batch sizes. MaxText itself checks the other keys and gives the number of weights, from
+shapes alone.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -8,21 +12,20 @@ import os
 import tempfile
 from typing import Any
 
-import yaml
-
 from maxtext_sparse.config import parse_keys
+from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_tokens
 from maxtext_sparse.plan.models import load_model, Model
 from maxtext_sparse.plan.twins import twin_finder
 from maxtext_sparse.schedule import build_schedule, Schedule
-from maxtext_sparse.sweeps.configs import config_text
+from maxtext_sparse.sweeps.manifest import config_text
 
-# Keys of sweep files that stand for keys of MaxText.
+# Keys of sweep files that MaxText does not have. They become `steps` and `per_device_batch_size`.
 BUDGETS = ("tokens", "batch_tokens")
-# The length that model files give themselves is their `10x`.
+# `steps` in the model files are the paper's 10x tokens, from which other multiples are computed.
 _OWN_LENGTH = 10.0
-# These change when weights are pruned, not which.
+# These keys change when and how many weights are pruned, but not which weights can be pruned.
 SCHEDULE_KEYS = (
   "sparsity",
   "pruning_method",
@@ -38,15 +41,15 @@ SCHEDULE_KEYS = (
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-  """A run before it has a name.
+  """A run that has no name yet.
 
   Attributes:
     config: its MaxText keys.
     schedule: its pruning events, None for a dense run.
-    steps: T.
-    num_prunable: prunable weights of the dense model.
-    batch_tokens: tokens a step.
-    dataset_type: where MaxText reads from, its default included.
+    steps: T, its number of steps.
+    num_prunable: number of prunable weights of the dense model.
+    batch_tokens: tokens per step.
+    dataset_type: MaxText's `dataset_type`, also if the config leaves it at MaxText's default.
   """
 
   config: dict[str, Any]
@@ -58,28 +61,30 @@ class Resolved:
 
   @property
   def sparsity(self) -> float:
+    """S, the final share of the prunable weights that is removed."""
     return float(self.config.get("sparsity", 0.0))
 
 
 class Resolver:
-  """Resolves the points of one sweep; models that differ in their schedule alone are read once."""
+  """Resolves the points of one sweep. Points that differ only in their schedule share one model, which is built once."""
 
   def __init__(self, devices: int):
+    """Makes a resolver for runs on `devices` chips."""
     self._devices = devices
-    # MaxText reads configs from files.
+    # MaxText reads configs from files only.
     self._folder = tempfile.TemporaryDirectory(prefix="maxtext_sparse_")
     self._model_at = functools.cache(lambda path: load_model([path]))
     self._finder_at = functools.cache(lambda path: twin_finder([path], self._model_at(path).flat, devices))
 
   def resolve(self, files: Mapping[str, Any], keys: Mapping[str, Any]) -> Resolved:
-    """The run that `keys` ask for.
+    """The run that the keys of a point ask for.
 
     Args:
-      files: what the config files alone say; their steps are the `10x` of a budget.
-      keys: files and sweep keys together.
+      files: the keys of the config files alone. Their `steps` are what the budget `10x` means.
+      keys: the keys of the files and of the sweep file together.
 
     Raises:
-      ConfigError: MaxText or the plugin would refuse the run, or a budget cannot be met.
+      ConfigError: MaxText or the plugin would refuse the run, or its budget does not make whole steps.
     """
     config = {key: value for key, value in keys.items() if key not in BUDGETS}
     if "batch_tokens" in keys:
@@ -94,7 +99,8 @@ class Resolver:
     return Resolved(config, schedule, steps, model.num_prunable, batch_tokens, _text(model.flat["dataset_type"]))
 
   def twins(self, run: Resolved) -> list[Resolved]:
-    """The dense runs whose size is a sparse run's average: one where a size hits it, else its two neighbours."""
+    """The dense runs as large as a sparse run is on average: one if a hidden size has that many weights, else the two
+    neighbours (the paper's footnote 1)."""
     assert run.schedule is not None
     average = run.schedule.active_sum(run.steps, run.num_prunable) / run.steps
     twin = self._finder_at(self._path(run.config)).find(run.sparsity, average)
@@ -106,7 +112,10 @@ class Resolver:
     return self._model_at(self._path(config))
 
   def _path(self, config: Mapping[str, Any]) -> str:
-    """A file with all of a config but its length and schedule."""
+    """Writes a file with all keys of a config but its length and schedule, and returns its path.
+
+    Equal keys give the same path, which is what makes points share a model.
+    """
     text = config_text({key: value for key, value in config.items() if key not in (*SCHEDULE_KEYS, *BUDGETS, "steps")})
     path = os.path.join(self._folder.name, hashlib.sha256(text.encode()).hexdigest()[:16] + ".yml")
     with open(path, "w", encoding="utf-8") as file:
@@ -120,19 +129,19 @@ class Resolver:
     return tokens
 
   def _per_device(self, config: Mapping[str, Any], batch_tokens: Any) -> float:
-    """per_device_batch_size of a batch; MaxText takes fractions of a sequence per device."""
-    tokens = _named("batch_tokens", parse_count, batch_tokens)
+    """The per_device_batch_size that makes a batch of so many tokens. MaxText allows fractions of a sequence."""
+    tokens = int(_named("batch_tokens", parse_count, batch_tokens))
     flat = self._model(config).flat
-    sequence = flat["max_target_length"] * flat["gradient_accumulation_steps"]
+    sequence = int(flat["max_target_length"] * flat["gradient_accumulation_steps"])
     if tokens % sequence:
       raise ConfigError(f"batch_tokens={batch_tokens}: must be whole sequences of {sequence} tokens")
     return tokens / sequence / self._devices
 
   def _tokens(self, files: Mapping[str, Any], budget: str) -> float:
-    """Tokens of a budget: an amount such as 33.5B, or a multiple of the model's own, such as 20x."""
+    """Tokens of a budget: an amount such as 33.5B, or a multiple such as 20x, of which the files' steps are 10x."""
     if not budget.endswith("x"):
-      return _named("tokens", parse_amount, budget)
-    times = _named("tokens", parse_amount, budget[:-1])
+      return float(_named("tokens", parse_amount, budget))
+    times = float(_named("tokens", parse_amount, budget[:-1]))
     if "steps" not in files:
       raise ConfigError(f"tokens={budget}: the config files have no steps, which are 10x; give an amount such as 33.5B")
     return times / _OWN_LENGTH * int(files["steps"]) * self._batch_tokens(files)
@@ -147,7 +156,7 @@ def _steps(config: Mapping[str, Any]) -> int:
 
 
 def _named(name: str, parse: Callable[[str, str], Any], value: Any) -> Any:
-  """A budget's amount; what its parser says of the command line holds for the key."""
+  """Parses a budget. The parser's messages name an option, `--tokens`, where a sweep file has the key `tokens`."""
   try:
     return parse(str(value), name)
   except ConfigError as error:
@@ -155,9 +164,9 @@ def _named(name: str, parse: Callable[[str, str], Any], value: Any) -> Any:
 
 
 def _text(choice: Any) -> str:
-  """MaxText reads some choices as enums."""
+  """The text of a choice, which MaxText turns into a member of an enum for some keys."""
   return str(getattr(choice, "value", choice))
 
 
 def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
-  return {key: yaml.safe_load(value) for key, _, value in (override.partition("=") for override in overrides)}
+  return {key: parse_yaml(value) for key, _, value in (override.partition("=") for override in overrides)}

@@ -1,4 +1,4 @@
-"""What the sweep commands print for people."""
+"""The tables that the sweep commands print."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.text import Text
 
 from maxtext_sparse.sweeps.manifest import Manifest, Run
-from maxtext_sparse.sweeps.state import Progress
+from maxtext_sparse.sweeps.state import RunStatus
 from maxtext_sparse.terminal import new_table, say, short
 
 
 def print_made(made: Manifest, console: Console) -> None:
-  """Every run with its length and where it branches, then what the trunks save."""
+  """Prints every run with its length and its trunk, then the number of steps that the trunks save."""
   table = new_table(["run", "steps", "from", "own steps", "tokens a step", "prunable"], left=["from"])
   for run in made.runs:
     source = "" if run.trunk is None else f"{run.trunk} @ {run.branch_step}"
@@ -27,13 +27,13 @@ def print_made(made: Manifest, console: Console) -> None:
   say(console, f"folder: {made.directory}")
 
 
-def print_states(rows: Sequence[tuple[Run, Progress]], console: Console) -> None:
-  """Where every run stands, then how many stand where."""
+def print_states(rows: Sequence[tuple[Run, RunStatus]], console: Console) -> None:
+  """Prints where every run stands, then the number of runs in each state."""
   table = new_table(["run", "state", "step", "loss", "density", "note"], left=["state", "note"])
-  for run, progress in rows:
-    loss = "" if progress.loss is None else f"{progress.loss:.3f}"
-    density = "" if progress.density is None else f"{progress.density:.3f}"
-    table.add_row(run.name, progress.state, f"{progress.num_done}/{run.steps}", loss, density, Text(progress.reason))
+  for run, status in rows:
+    loss = "" if status.loss is None else f"{status.loss:.3f}"
+    density = "" if status.density is None else f"{status.density:.3f}"
+    table.add_row(run.name, status.state, f"{status.num_done}/{run.steps}", loss, density, Text(status.reason))
   console.print(table)
-  states = Counter(progress.state for _, progress in rows)
+  states = Counter(status.state for _, status in rows)
   say(console, ", ".join(f"{number} {state}" for state, number in states.items()))

@@ -1,4 +1,4 @@
-"""One run of a sweep as a child process of `sweep run`."""
+"""Trains one run of a sweep in a child process."""
 
 from collections.abc import Sequence
 import glob
@@ -10,7 +10,7 @@ from maxtext_sparse.sweeps.state import metrics_file
 
 
 class RunProcess(TrainingProcess):
-  """The process that trains one run of a sweep from its last checkpoint."""
+  """The child process that trains one run of a sweep from its last checkpoint."""
 
   def __init__(self, manifest: Manifest, run: Run, cores: Sequence[int] | None):
     """Starts training.
@@ -18,7 +18,7 @@ class RunProcess(TrainingProcess):
     Args:
       manifest: the sweep.
       run: what to train.
-      cores: CPU cores that it keeps to, all if None.
+      cores: CPU cores that the process keeps to, all if None.
     """
     self.run = run
     config = manifest.load_config(run)
@@ -27,14 +27,14 @@ class RunProcess(TrainingProcess):
       _arguments(manifest, run),
       os.path.join(manifest.directory, "logs", f"{run.name}.log"),
       child_environment(os.environ, num_devices),
-      # Paths in the configs are relative to the sweep's folder.
+      # The configs hold paths relative to the sweep's folder.
       directory=manifest.directory,
       cores=cores,
     )
 
 
 def _arguments(manifest: Manifest, run: Run) -> list[str]:
-  """The run's config file, and the keys that hold absolute paths where MaxText wants them."""
+  """The run's config file, and the keys that must be absolute paths for MaxText."""
   folder = os.path.abspath(manifest.directory)
   arguments = [
     os.path.join(folder, run.config),
@@ -43,7 +43,8 @@ def _arguments(manifest: Manifest, run: Run) -> list[str]:
     f"jax_cache_dir={os.path.join(folder, 'jax_cache')}",
   ]
   if manifest.spec.get("corpus") is not None:
-    corpus = os.path.join(glob.escape(folder), "corpus")
-    arguments += [f"grain_{part}_files={corpus}/{part}.parquet" for part in ("train", "eval")]
-    arguments += [f"tokenizer_path={os.path.join(folder, 'corpus', 'vocabulary.model')}"]
+    corpus = os.path.join(folder, "corpus")
+    # MaxText reads these two as glob patterns.
+    arguments += [f"grain_{part}_files={glob.escape(corpus)}/{part}.parquet" for part in ("train", "eval")]
+    arguments += [f"tokenizer_path={os.path.join(corpus, 'vocabulary.model')}"]
   return arguments

@@ -12,9 +12,11 @@ from maxtext_sparse.cli.sweep import sweep_app
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.runs_table import read_runs
 from maxtext_sparse.runs.files import folder_lock, is_locked
-from maxtext_sparse.sweeps.collect import collect, table_text
-from maxtext_sparse.sweeps.local import choose
+from maxtext_sparse.runs.record import Plan, RunRecord
+from maxtext_sparse.schedule import Schedule
+from maxtext_sparse.sweeps.collect import collect, table_text, write_table
 from maxtext_sparse.sweeps.make import make
+from maxtext_sparse.sweeps.run import choose
 from maxtext_sparse.sweeps.state import is_finished, write_notes
 from tests.sweeps.conftest import TINY
 
@@ -26,11 +28,12 @@ def manifest(write_spec, tmp_path):
   return make(spec, str(tmp_path / "sweep"))
 
 
-def leave(manifest, run, step, loss, is_evaluated=True):
-  """What a run leaves behind that has trained to `step` and saved there."""
+def leave(manifest, run, step, loss, is_evaluated=True, **pruning):
+  """What a run leaves behind that has trained to `step` and saved there; `pruning` are metrics of its last row."""
   folder = Path(manifest.run_directory(run))
   (folder / "checkpoints" / str(step)).mkdir(parents=True)
-  rows: list[dict] = [{"step": float(step), "learning/loss": loss + 1, "pruning/density": 0.25}]
+  scalars = {f"pruning/{name}": value for name, value in ({"density": 0.25} | pruning).items()}
+  rows: list[dict] = [{"step": float(step), "learning/loss": loss + 1} | scalars]
   if is_evaluated:
     rows.append({"step": float(step), "eval/avg_loss": loss})
   (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -115,6 +118,87 @@ def test_average_counts_are_those_of_the_event_table(manifest):
     total += active
     active = kept.get(step, active)
   assert row["average_params"] == total / 100 and row["final_params"] == active
+
+
+def row_of(manifest, run):
+  return next(row for row in collect(manifest.directory, True) if row["run"] == run.name)
+
+
+def record(manifest, run, plan, counted):
+  """The run's record: its plan, and after each event the number of weights that it counted."""
+  written = RunRecord(manifest.run_directory(run))
+  written.write_plan(plan)
+  for step, left in counted.items():
+    written.write_event(step, {"nonzero_prunable": left})
+
+
+def test_counts_are_those_that_the_run_recorded_at_its_events(manifest):
+  """Weights that were zero from the start make an event leave fewer than the schedule asks for."""
+  run = manifest.runs[-1]
+  leave(manifest, run, 99, 2.5)
+  weights = run.num_prunable
+  schedule = Schedule(100, (9, 59), (0.5, 0.2))
+  record(manifest, run, Plan(schedule, (), weights), {9: weights // 2 - 7, 59: weights // 5 - 1})
+  row = row_of(manifest, run)
+  assert row["average_params"] == (10 * weights + 50 * (weights // 2 - 7) + 40 * (weights // 5 - 1)) / 100
+  assert row["final_params"] == weights // 5 - 1
+
+
+def test_a_rescheduled_run_counts_from_where_its_schedule_came_into_force(manifest):
+  """The checkpoint of step 29 had 900 weights; the events at 9 and 19 did not happen."""
+  run = manifest.runs[-1]
+  leave(manifest, run, 99, 2.5)
+  plan = Plan(Schedule(100, (9, 19, 49, 79), (0.8, 0.6, 0.4, 0.2)), (), 1000, begin_step=30, begin_active=900)
+  record(manifest, run, plan, {})
+  assert row_of(manifest, run)["average_params"] == (50 * 900 + 30 * 400 + 20 * 200) / 100
+  record(manifest, run, plan, {49: 399, 79: 200})
+  assert row_of(manifest, run)["average_params"] == (50 * 900 + 30 * 399 + 20 * 200) / 100
+  # In its own folder the earlier schedule's event is recorded too, so the first steps count as they were.
+  record(manifest, run, plan, {14: 900})
+  assert row_of(manifest, run)["average_params"] == (15 * 1000 + 35 * 900 + 30 * 399 + 20 * 200) / 100
+
+
+def test_events_that_were_over_when_the_run_began_count_as_scheduled(manifest):
+  run = manifest.runs[-1]
+  leave(manifest, run, 99, 2.5)
+  record(manifest, run, Plan(Schedule(100, (9, 49), (0.5, 0.2)), (), 1000), {49: 199})
+  assert row_of(manifest, run)["average_params"] == (10 * 1000 + 40 * 500 + 50 * 199) / 100
+
+
+def test_a_hold_run_has_the_weights_of_its_checkpoint(write_spec, tmp_path):
+  spec = write_spec(axes={"pruning_method": ["hold"]}, set={"learning_rate": 0.01})
+  manifest = make(spec, str(tmp_path / "sweep"))
+  (run,) = manifest.runs
+  kept = run.num_prunable // 4
+  leave(manifest, run, 99, 2.5, nonzero_prunable=float(kept))
+  record(manifest, run, Plan(Schedule(100, (), (), "hold"), (), run.num_prunable), {})
+  write_table(str(tmp_path / "runs.csv"), collect(manifest.directory))
+  row = read_runs(str(tmp_path / "runs.csv")).iloc[0]
+  assert (row["sparsity"], row["average_params"], row["final_params"]) == (0.75, kept, kept)
+
+
+def test_a_hold_run_without_a_count_is_refused(write_spec, tmp_path):
+  manifest = make(write_spec(axes={"pruning_method": ["hold"]}), str(tmp_path / "sweep"))
+  leave(manifest, manifest.runs[0], 99, 2.5)
+  with pytest.raises(ConfigError, match="tiny-pruning-method-hold: its metrics have no pruning/nonzero_prunable"):
+    collect(manifest.directory)
+
+
+def test_a_damaged_event_record_is_named(manifest):
+  run = manifest.runs[-1]
+  leave(manifest, run, 99, 2.5)
+  record(manifest, run, Plan(Schedule(100, (9,), (0.2,)), (), 1000), {})
+  (Path(manifest.run_directory(run)) / "sparsity" / "event_00000009.json").write_text('{"step": 9}')
+  with pytest.raises(ConfigError, match="the record of the event at step 9 is damaged"):
+    collect(manifest.directory, True)
+
+
+def test_an_axis_cannot_hide_a_column(manifest):
+  path = Path(manifest.directory) / "manifest.json"
+  path.write_text(path.read_text().replace('"size": "small"', '"loss": "small"'))
+  finish_all(manifest)
+  with pytest.raises(ConfigError, match="axes: loss: the runs table has a column of this name"):
+    collect(manifest.directory)
 
 
 def test_half_finished_runs_are_refused_unless_told(manifest):

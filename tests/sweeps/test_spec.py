@@ -1,6 +1,7 @@
 """Sweep files: what they refuse, always in one line that names the key."""
 
 import json
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +9,8 @@ from typer.testing import CliRunner
 from maxtext_sparse.cli.sweep import sweep_app
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.sweeps.filters import holds
+from maxtext_sparse.sweeps.points import expand
+from maxtext_sparse.sweeps.spec import read_spec
 
 VALUES = {"a": 0.1, "b": 0.2, "size": "58m", "n": 3}
 
@@ -41,6 +44,11 @@ def refusal(*arguments):
     ({"where": "sparsty > 2"}, "unknown name sparsty, did you mean sparsity?"),
     ({"trunk": "perhaps"}, "trunk=perhaps: must be a valid boolean"),
     ({"devices": 0}, "devices=0: must be greater than 0"),
+    ({"set": {"run_name": "../elsewhere"}}, "set: run_name: the sweep names its runs"),
+    ({"axes": {"size": {"small": {"run_name": ".."}}}}, "axes: size: run_name: the sweep names its runs"),
+    ({"axes": {"base_output_directory": ["/tmp"]}}, "base_output_directory: use output_directory:, outside of set:"),
+    ({"set": {"metrics_file": "m.jsonl"}}, "set: metrics_file: each run writes its own metrics file"),
+    ({"axes": {"loss": {"low": {}}}}, "axes: loss: the runs table has a column of this name"),
     ({"corpus": {"vocab": 3}}, "corpus.vocab: no such key, did you mean vocab_size?"),
     ({"set": {"tokens": "many"}}, "tokens=many: must be a positive number"),
     ({"set": {"tokens": 100}}, "tokens=100: less than one step of 512 tokens"),
@@ -70,6 +78,26 @@ def test_a_file_that_is_no_sweep_file_is_refused_in_one_line(tmp_path):
   assert "not YAML" in refusal("make", str(path), "--out", str(tmp_path / "out"))
   path.write_text("name: law")
   assert "base: is missing" in refusal("make", str(path), "--out", str(tmp_path / "out"))
+
+
+def test_numbers_are_read_as_maxtext_reads_them(tmp_path):
+  """YAML 1.1 takes 1e-3 for text, which no condition could compare and no optimizer could use."""
+  path = tmp_path / "spec.yml"
+  path.write_text(
+    "name: tiny\nbase: tiny.yml\nset: {adam_eps: 1e-9}\n"
+    "axes: {learning_rate: [1e-3, 1e-1], sparsity: [0.5]}\nwhere: learning_rate <= 1e-2\n"
+  )
+  (tmp_path / "tiny.yml").write_text("steps: 100\nadam_b1: 9e-1\n")
+  (point,) = expand(read_spec(str(path)), str(tmp_path))
+  assert (point.keys["learning_rate"], point.keys["adam_eps"], point.keys["adam_b1"]) == (1e-3, 1e-9, 0.9)
+
+
+def test_a_product_that_is_too_large_is_refused_before_anything_is_read(write_spec, tmp_path):
+  axes = {"sparsity": [i / 1000 for i in range(900)], "learning_rate": [i / 1000 for i in range(1, 101)]}
+  start = time.monotonic()
+  line = refusal("make", write_spec(axes=axes), "--out", str(tmp_path / "out"))
+  assert "axes: 90,000 points (100 learning_rate x 900 sparsity), must be at most 5,000; split the sweep" in line
+  assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("command", ["run", "status", "collect"])

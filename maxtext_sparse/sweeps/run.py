@@ -1,4 +1,4 @@
-"""`sweep run`: the runs of a folder as processes of this machine, a few at a time, again and again until all are done."""
+"""`sweep run`: trains the runs of a sweep's folder in child processes of this machine, a few at a time."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -6,7 +6,8 @@ import fnmatch
 import os
 import shutil
 import time
-from typing import Any
+
+from rich.console import Console
 
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.corpus import build_corpus, CorpusSettings
@@ -19,26 +20,33 @@ from maxtext_sparse.sweeps.state import (
   has_final_eval,
   is_finished,
   is_local,
-  Progress,
-  progress,
   read_notes,
+  run_status,
+  RunStatus,
   write_notes,
 )
 from maxtext_sparse.sweeps.training import RunProcess
+from maxtext_sparse.terminal import say
 
 _POLL_SECONDS = 0.5
 
 
 @dataclasses.dataclass
 class Sweep:
-  """The runs that one call of `sweep run` is responsible for, and what became of them so far."""
+  """The runs that one call of `sweep run` has still to train, and those that failed.
+
+  Attributes:
+    manifest: the sweep.
+    pending: runs that are not started yet, in the sweep's order.
+    failed: name of a run -> why it failed.
+  """
 
   manifest: Manifest
   pending: list[Run]
   failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def next_ready(self) -> Run | None:
-    """The first run whose trunk is done; taken from the list."""
+    """Takes the first run whose trunk is finished from `pending`. None if there is no such run now."""
     for run in self.pending:
       trunk = run.trunk and self.manifest.find(run.trunk)
       if not trunk or is_finished(self.manifest, trunk):
@@ -47,7 +55,7 @@ class Sweep:
     return None
 
   def fail(self, run: Run, reason: str) -> list[Run]:
-    """Notes a failure; returns the branches that cannot run without it."""
+    """Notes that a run failed. Returns its branches, which can no longer be trained and fail with it."""
     self.failed[run.name] = reason
     blocked = [other for other in self.pending if other.trunk == run.name]
     self.pending = [other for other in self.pending if other.trunk != run.name]
@@ -55,20 +63,20 @@ class Sweep:
     return blocked
 
 
-def run_sweep(directory: str, jobs: int, only: str | None, console: Any) -> dict[str, Progress]:
-  """Trains every run that is not finished, each from its last checkpoint.
+def run_sweep(directory: str, jobs: int, only: str | None, console: Console) -> dict[str, RunStatus]:
+  """Trains every run that is not finished, each from its last checkpoint. A run that fails does not stop the others.
 
   Args:
     directory: the sweep's folder.
-    jobs: how many processes at a time; each gets its share of the CPU cores.
-    only: glob over run names; their trunks come along.
-    console: rich console for the display.
+    jobs: largest number of processes at a time; each gets its share of the CPU cores.
+    only: glob over the names of the runs to train; their trunks are trained too. None stands for all runs.
+    console: where progress is shown.
 
   Returns:
-    name -> how the run stands now, for the runs asked for.
+    name -> where the run stands at the end, for the chosen runs and their trunks.
 
   Raises:
-    ConfigError: not a folder to train here, or another `sweep run` is at work there.
+    ConfigError: the folder's runs belong into a bucket, or another `sweep run` is at work in the folder.
   """
   manifest = read_manifest(directory)
   if not is_local(manifest.output_directory):
@@ -82,14 +90,14 @@ def run_sweep(directory: str, jobs: int, only: str | None, console: Any) -> dict
     with Display(console, manifest, chosen) as display:
       _work(sweep, jobs, display)
   notes = read_notes(directory)
-  return {run.name: progress(manifest, run, notes, False) for run in chosen}
+  return {run.name: run_status(manifest, run, notes, is_active=False) for run in chosen}
 
 
 def choose(manifest: Manifest, only: str | None) -> list[Run]:
-  """The runs whose names match, with the trunks that they branch from, in the sweep's order.
+  """The runs whose names match the glob `only`, and the trunks that these start from, in the sweep's order.
 
   Raises:
-    ConfigError: none matches.
+    ConfigError: no name matches.
   """
   names = {run.name for run in manifest.runs if fnmatch.fnmatchcase(run.name, only or "*")}
   if not names:
@@ -99,7 +107,7 @@ def choose(manifest: Manifest, only: str | None) -> list[Run]:
 
 
 def _work(sweep: Sweep, jobs: int, display: Display) -> None:
-  """Keeps every slot busy until nothing is left to start."""
+  """Starts a run in every free slot until no run is left. Ends all processes if it is interrupted."""
   slots: dict[int, RunProcess] = {}
   cores = _core_shares(jobs)
   try:
@@ -132,7 +140,7 @@ def _start(
 
 
 def _settle(sweep: Sweep, child: RunProcess, display: Display) -> None:
-  """What became of a child that ended."""
+  """Notes whether the run of a process that has ended is finished or failed."""
   child.end()
   if child.poll() == 0 and is_finished(sweep.manifest, child.run):
     display.finished(child.run)
@@ -148,7 +156,11 @@ def _report(sweep: Sweep, run: Run, reason: str, log_file: str, display: Display
 
 
 def _prepare(manifest: Manifest, run: Run) -> None:
-  """Branches a run; one killed between its last checkpoint and the eval after it goes back to the one before."""
+  """Makes a run's folder ready: removes a last checkpoint without evaluation, and copies the trunk's checkpoint.
+
+  MaxText does not evaluate a run that it finds complete. A run that was killed between its last checkpoint and the
+  evaluation after it therefore has to go on from an earlier checkpoint.
+  """
   last = str(run.steps - 1)
   if run.kind == "run" and run.steps - 1 in checkpoint_steps(manifest, run) and not has_final_eval(manifest, run):
     shutil.rmtree(os.path.join(manifest.run_directory(run), "checkpoints", last))
@@ -156,18 +168,21 @@ def _prepare(manifest: Manifest, run: Run) -> None:
   os.makedirs(manifest.run_directory(run), exist_ok=True)
 
 
-def _make_corpus(manifest: Manifest, console: Any) -> None:
-  """Builds the sweep's text once: it must stay the same for all runs."""
+def _make_corpus(manifest: Manifest, console: Console) -> None:
+  """Builds the sweep's text unless it is there. It is never rebuilt, because all runs must train on the same text."""
   sizes = manifest.spec.get("corpus")
   directory = os.path.join(os.path.abspath(manifest.directory), "corpus")
   if sizes is None or os.path.isdir(directory):
     return
   corpus = build_corpus(directory, settings=CorpusSettings(**sizes))
-  console.print(f"corpus: {corpus.train_chars:,} characters to train on, {corpus.eval_chars:,} held out", highlight=False)
+  say(console, f"corpus: {corpus.train_chars:,} characters to train on, {corpus.eval_chars:,} held out")
 
 
 def _core_shares(jobs: int) -> list[Sequence[int] | None]:
-  """Disjoint CPU cores for each job: two jobs with a thread each get more done than two that fight for two cores."""
+  """Separate CPU cores for each job, None for all cores.
+
+  Two jobs on one core each finish earlier than two jobs whose threads compete for both cores.
+  """
   if jobs == 1 or not hasattr(os, "sched_getaffinity"):
     return [None] * jobs
   cores = sorted(os.sched_getaffinity(0))
