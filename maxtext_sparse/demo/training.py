@@ -1,7 +1,7 @@
-"""The demo's two runs: MaxText's own pre-training as a child process, resumed where it was interrupted, never repeated.
+"""Trains one of the demo's runs in a child process, from its last checkpoint if it was interrupted.
 
-One folder per run holds its checkpoints, `metrics.jsonl`, `train.log` and `demo.json`, which says what it is made of.
-A run whose recipe or corpus has changed since starts anew.
+Each run has a folder with its checkpoints, `metrics.jsonl`, `train.log` and `demo.json`. The last holds a fingerprint of
+the recipe and the corpus. A run whose recipe or corpus has changed starts again from nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +15,16 @@ import shutil
 import time
 from typing import Any
 
-from maxtext_sparse.config import ConfigError, parse_keys
-from maxtext_sparse.errors import RunError
+from maxtext_sparse.config import parse_keys
+from maxtext_sparse.config_files import read_config
+from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.corpus import Corpus, refuse_foreign
 from maxtext_sparse.local.process import child_environment, TrainingProcess
 from maxtext_sparse.runs.files import replace_json
 from maxtext_sparse.runs.metrics import latest_rows, Row
 from maxtext_sparse.schedule import build_schedule, Schedule
 
-# Below this the schedule's phases and the eval points run into each other.
+# A shorter run has no room for its events, evaluations and checkpoints.
 SMALLEST_STEPS = 20
 _STATE = "demo.json"
 _POLL_SECONDS = 0.25
@@ -31,7 +32,16 @@ _POLL_SECONDS = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-  """One run: its name, its folder, and the keys that make it what it is."""
+  """One run.
+
+  Attributes:
+    name: MaxText's `run_name` and the name of the run's folder.
+    title: what the demo calls the run.
+    directory: its folder.
+    steps: its number of steps.
+    overrides: `key=value` for the keys that are not in the recipe.
+    fingerprint: changes with the recipe, the overrides and the corpus.
+  """
 
   name: str
   title: str
@@ -42,35 +52,38 @@ class RunSpec:
 
   @property
   def metrics_file(self) -> str:
+    """Path of its metrics."""
     return os.path.join(self.directory, "metrics.jsonl")
 
   @property
   def log_file(self) -> str:
+    """Path of what its process printed."""
     return os.path.join(self.directory, "train.log")
 
   @property
   def is_finished(self) -> bool:
-    """Whether the run's last checkpoint and last eval are there. MaxText would refuse to start such a run again."""
+    """Whether the run's last checkpoint and last evaluation are there, made by this recipe from this corpus."""
     return self.is_current and self.has_last_checkpoint and _has_final_eval(self)
 
   @property
   def is_current(self) -> bool:
-    """Whether what the folder holds was made by this recipe from this corpus."""
+    """Whether this recipe and this corpus made what the folder holds."""
     return _read_state(self).get("fingerprint") == self.fingerprint
 
   @property
   def has_last_checkpoint(self) -> bool:
+    """Whether the checkpoint of the last step is there."""
     return os.path.isdir(os.path.join(self.directory, "checkpoints", str(self.steps - 1)))
 
   @property
   def seconds(self) -> float:
-    """Wall time spent on the run so far, all attempts together."""
-    return _read_state(self).get("seconds", 0.0)
+    """Wall time of all attempts to train the run so far."""
+    return float(_read_state(self).get("seconds", 0.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-  """Steps between pruning events, evals and checkpoints, derived from the run's length."""
+  """Numbers of steps between pruning events, evaluations and checkpoints."""
 
   pruning: int
   evaluation: int
@@ -78,10 +91,11 @@ class Intervals:
 
 
 def intervals(steps: int) -> Intervals:
-  """About 25 pruning events, 6 evals and 10 checkpoints.
+  """The intervals of a run: about 25 pruning events, 6 evaluations and 10 checkpoints.
 
-  No checkpoint at the last step before its eval: a run killed between the two would have nothing left to do on resume.
-  The one that MaxText writes on completion comes after the eval.
+  No checkpoint interval divides the last step. MaxText would write that checkpoint before the last evaluation, and a run
+  that is killed between the two would find nothing left to do when it is started again. The checkpoint that MaxText
+  writes when a run is complete comes after the evaluation.
   """
   checkpoint = max(2, steps // 10)
   while (steps - 1) % checkpoint == 0:
@@ -90,10 +104,10 @@ def intervals(steps: int) -> Intervals:
 
 
 def sparse_schedule(steps: int, sparsity: float) -> Schedule:
-  """The sparse run's events.
+  """The pruning events of the sparse run.
 
   Raises:
-    ConfigError: these steps and this sparsity do not make a sparse run.
+    ConfigError: the run is too short, or the sparsity is not between 0 and 1.
   """
   if steps < SMALLEST_STEPS:
     raise ConfigError(f"steps={steps}: the demo needs at least {SMALLEST_STEPS}")
@@ -104,7 +118,7 @@ def sparse_schedule(steps: int, sparsity: float) -> Schedule:
 
 
 def plan_runs(directory: str, corpus: Corpus, steps: int, sparsity: float) -> tuple[RunSpec, RunSpec]:
-  """The dense and the sparse run: same recipe, seed and data, in folders below `directory`."""
+  """The dense and the sparse run, in folders below `directory`. They have the same recipe, seed and data."""
   every = intervals(steps)
   common = (f"steps={steps}", f"eval_interval={every.evaluation}", f"checkpoint_period={every.checkpoint}")
   sparse = (f"sparsity={sparsity}", f"gmp_pruning_frequency={every.pruning}")
@@ -120,17 +134,23 @@ def recipe_file() -> str:
   return str(importlib.resources.files("maxtext_sparse.demo") / "demo.yml")
 
 
+def tokens_per_step() -> int:
+  """Number of tokens in a batch of the recipe, which trains on one device."""
+  recipe = read_config(recipe_file())
+  return int(recipe["per_device_batch_size"] * recipe["max_target_length"])
+
+
 def train(spec: RunSpec, corpus: Corpus, cache: str, report: Callable[[Row, Row], None]) -> None:
-  """Trains a run to its end, from its last checkpoint where there is one.
+  """Trains a run to its end, from its last checkpoint if it has one.
 
   Args:
     spec: the run.
     corpus: its data.
-    cache: folder for jax's compilation cache, shared by the runs and by their resumes.
-    report: called a few times a second with the latest train row and eval row, empty before the first.
+    cache: folder for jax's compilation cache, which all runs and attempts share.
+    report: is called a few times a second with the latest train row and eval row, which are empty at first.
 
   Raises:
-    RunError: the child failed.
+    RunError: the child process failed.
   """
   _prepare(spec)
   before, start = spec.seconds, time.monotonic()
@@ -146,7 +166,7 @@ def train(spec: RunSpec, corpus: Corpus, cache: str, report: Callable[[Row, Row]
 
 
 def _follow(process: TrainingProcess, spec: RunSpec, report: Callable[[Row, Row], None]) -> None:
-  """Reports the latest rows until the child ends."""
+  """Reports the latest rows until the process ends."""
   start = time.time()
   is_over = False
   while not is_over:
@@ -162,10 +182,11 @@ def _spec(directory: str, name: str, title: str, steps: int, overrides: Sequence
 
 
 def _prepare(spec: RunSpec) -> None:
-  """Makes the run's folder; one of another recipe, or without the metrics of its checkpoint, is removed before."""
+  """Makes the run's folder. If another recipe made it, or its last evaluation is missing, it is emptied first."""
   refuse_foreign(spec.directory, _STATE)
-  is_without_metrics = spec.has_last_checkpoint and not _has_final_eval(spec)
-  if os.path.isdir(spec.directory) and (not spec.is_current or is_without_metrics):
+  # MaxText does not evaluate a run that it finds complete.
+  is_without_eval = spec.has_last_checkpoint and not _has_final_eval(spec)
+  if os.path.isdir(spec.directory) and (not spec.is_current or is_without_eval):
     shutil.rmtree(spec.directory)
   os.makedirs(spec.directory, exist_ok=True)
   _write_state(spec, spec.seconds)
@@ -178,7 +199,7 @@ def _arguments(spec: RunSpec, corpus: Corpus, cache: str) -> list[str]:
     f"base_output_directory={os.path.dirname(spec.directory)}",
     f"metrics_file={spec.metrics_file}",
     f"jax_cache_dir={cache}",
-    # MaxText takes these two for patterns.
+    # MaxText reads these two as glob patterns.
     f"grain_train_files={glob.escape(corpus.train_file)}",
     f"grain_eval_files={glob.escape(corpus.eval_file)}",
     f"tokenizer_path={corpus.vocabulary_file}",
@@ -187,7 +208,7 @@ def _arguments(spec: RunSpec, corpus: Corpus, cache: str) -> list[str]:
 
 
 def _rows_since(path: str, start: float) -> tuple[Row, Row]:
-  """The latest rows if this attempt wrote any; a resumed run's file holds the earlier attempt's until then."""
+  """The latest rows, empty as long as the file holds only those of an earlier attempt."""
   try:
     return latest_rows(path) if os.path.getmtime(path) >= start else ({}, {})
   except FileNotFoundError:
@@ -202,9 +223,10 @@ def _has_final_eval(spec: RunSpec) -> bool:
 def _read_state(spec: RunSpec) -> dict[str, Any]:
   try:
     with open(os.path.join(spec.directory, _STATE), encoding="utf-8") as file:
-      return json.load(file)
+      state = json.load(file)
   except (OSError, ValueError):
     return {}
+  return state if isinstance(state, dict) else {}
 
 
 def _write_state(spec: RunSpec, seconds: float) -> None:

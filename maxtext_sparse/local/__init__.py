@@ -1,1 +1,1 @@
-"""Training in child processes of this machine, on real text that is already there: what the demo and sweeps share."""
+"""What the demo and sweeps share: training in child processes of this machine, and a corpus of text that it has."""

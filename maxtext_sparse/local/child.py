@@ -1,7 +1,7 @@
-"""`maxtext_sparse.train` as a child process that ends when its parent does: `python -m maxtext_sparse.local.child ARGS`.
+"""Runs `maxtext_sparse.train` in a process that ends with its parent: `python -m maxtext_sparse.local.child ARGS`.
 
-The parent holds the other end of standard input open and writes nothing. However it dies, kill -9 included, the read
-returns and the run stops where it is; its checkpoints carry on.
+The parent keeps the other end of this process's standard input open and writes nothing. When the parent ends, even
+through kill -9, the read returns and this process exits. The next attempt goes on from the run's last checkpoint.
 """
 
 import os
@@ -13,7 +13,7 @@ from maxtext_sparse.train import MODULE
 
 
 def _exit_with_parent() -> None:
-  # Not through sys.stdin: its lock would be held when the interpreter shuts down.
+  # sys.stdin has a lock, which this thread would hold while the interpreter shuts down.
   os.read(0, 1)
   os._exit(1)
 

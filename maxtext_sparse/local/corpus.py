@@ -1,8 +1,8 @@
-"""Real text for the demo: the interpreter's own standard library, cut into documents, and a vocabulary trained on it.
+"""Real text without a network: the source text of Python's standard library as documents, and a vocabulary for it.
 
-Everything lands in one folder, `train.parquet eval.parquet vocabulary.model manifest.json`, built aside and renamed as
-a whole: the folder is complete or it is not there. The manifest holds a fingerprint of the text and of the settings, so
-another interpreter or other settings build it anew.
+One folder holds the corpus: `train.parquet eval.parquet vocabulary.model manifest.json`. It is built under another name
+and then renamed, so that it is complete or does not exist. The manifest holds a fingerprint of the text and of the
+settings. Another version of Python, or other settings, therefore build the corpus again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,27 +16,27 @@ import sysconfig
 import tempfile
 from typing import Any
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
-# Not the library's own prose: other people's packages, tests (absent on some systems) and tables of code points.
+# Not read: packages of other people, tests (some systems do not have them) and tables of code points.
 _SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings"})
-# Generated when the interpreter was built, different on every machine.
+# Begins the names of files that are written when Python is built, and that differ between machines.
 _SKIPPED_PREFIX = "_sysconfigdata"
 _SUFFIXES = (".py", ".txt")
 _SMALLEST_NUM_HELD_OUT = 8
-# The vocabulary sees this many characters of the training text; more changes little and takes longer.
+# The vocabulary is trained on this many characters. More of them take longer and change little.
 _VOCABULARY_CHARS = 2_000_000
 
 _VOCABULARY_OPTIONS: dict[str, Any] = {
   "model_type": "bpe",
-  # As MaxText's own vocabularies have them; MaxText reads them off the model.
+  # The numbers that MaxText's own vocabularies use. MaxText reads them from the model.
   "pad_id": 0,
   "eos_id": 1,
   "bos_id": 2,
   "unk_id": 3,
-  # Decoding gives back every character, newlines and indentation included.
+  # With these, decoding returns every character of the text, also newlines and indentation.
   "normalization_rule_name": "identity",
   "remove_extra_whitespaces": False,
   "add_dummy_prefix": False,
@@ -55,10 +55,10 @@ class CorpusSettings:
   """Sizes of the corpus.
 
   Attributes:
-    train_chars: most characters of training text.
-    eval_chars: characters of held-out text; whole files are held out, so the real number is a little higher.
-    document_chars: longest document; files are cut at line ends, then all documents are shuffled.
-    vocab_size: tokens in the vocabulary, 256 of them single bytes.
+    train_chars: characters of training text; less if there is not so much text.
+    eval_chars: characters of held-out text. Whole files are held out, so that the real number is a little higher.
+    document_chars: length of the longest document. Files are cut at line ends, and the pieces are shuffled.
+    vocab_size: number of tokens in the vocabulary, of which 256 are single bytes.
   """
 
   train_chars: int = 8_000_000
@@ -68,13 +68,21 @@ class CorpusSettings:
 
   @property
   def smallest_chars(self) -> int:
-    """Text below which there is nothing to learn from."""
+    """Least amount of text from which a corpus is made."""
     return 2 * self.eval_chars
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """A finished corpus on disk. `fingerprint` changes with the text and with the settings."""
+  """A corpus on disk.
+
+  Attributes:
+    directory: its folder.
+    fingerprint: changes with the text and with the settings.
+    train_chars: characters of training text.
+    eval_chars: characters of held-out text.
+    is_reused: whether the corpus was there already.
+  """
 
   directory: str
   fingerprint: str
@@ -84,27 +92,30 @@ class Corpus:
 
   @property
   def train_file(self) -> str:
+    """Path of the training documents, a parquet file with one column `text`."""
     return os.path.join(self.directory, "train.parquet")
 
   @property
   def eval_file(self) -> str:
+    """Path of the held-out documents, as `train_file`."""
     return os.path.join(self.directory, "eval.parquet")
 
   @property
   def vocabulary_file(self) -> str:
+    """Path of the sentencepiece model."""
     return os.path.join(self.directory, "vocabulary.model")
 
 
 def build_corpus(directory: str, source: str | None = None, settings: CorpusSettings = CorpusSettings()) -> Corpus:
-  """Builds the corpus in `directory`, or returns the one that is there if text and settings are the same.
+  """Builds the corpus in `directory`. If one is there with the same text and settings, returns that.
 
   Args:
-    directory: the corpus's own folder; its parent must exist.
-    source: folder of text files, the standard library's if None.
+    directory: a folder for the corpus alone; its parent must exist.
+    source: a folder of text files, that of the standard library if None.
     settings: sizes.
 
   Raises:
-    ConfigError: too little text in `source`, or `directory` holds something else.
+    ConfigError: `source` has too little text, or `directory` holds something else.
   """
   refuse_foreign(directory, _MANIFEST)
   source = source or sysconfig.get_path("stdlib")
@@ -119,7 +130,7 @@ def build_corpus(directory: str, source: str | None = None, settings: CorpusSett
 
 
 def read_files(source: str) -> dict[str, str]:
-  """Text of each file below `source` by relative path, in an order that is random but the same everywhere."""
+  """Relative path -> text of each file below `source`. The order is that of a hash of the path, the same everywhere."""
   paths = sorted(_text_paths(source), key=_digest)
   texts = {path: _read_text(os.path.join(source, path)) for path in paths}
   return {path: text for path, text in texts.items() if text.strip()}
@@ -128,7 +139,8 @@ def read_files(source: str) -> dict[str, str]:
 def split_files(files: dict[str, str], settings: CorpusSettings) -> tuple[list[str], list[str]]:
   """Training and held-out documents.
 
-  Whole files are held out, because the neighbours of a document give it away; no large ones, so that there are many.
+  Whole files are held out, because a model that was trained on one part of a file knows much about the next. Large files
+  are not held out, so that the held-out text comes from many files.
   """
   train, held_out = [], []
   num_train = num_held_out = 0
@@ -144,7 +156,7 @@ def split_files(files: dict[str, str], settings: CorpusSettings) -> tuple[list[s
 
 
 def cut_at_lines(text: str, limit: int) -> Iterator[str]:
-  """The text in pieces of at most `limit` characters that end with a line where they can."""
+  """The text in pieces of at most `limit` characters, which end with a line unless the line is longer than that."""
   piece = ""
   for line in text.splitlines(keepends=True):
     if piece and len(piece) + len(line) > limit:
@@ -159,10 +171,10 @@ def cut_at_lines(text: str, limit: int) -> Iterator[str]:
 
 
 def train_vocabulary(documents: Iterable[str], vocab_size: int) -> bytes:
-  """A serialized sentencepiece BPE model.
+  """A sentencepiece BPE model, serialized.
 
   Raises:
-    ConfigError: the documents do not yield that many tokens.
+    ConfigError: the documents are too few for so many tokens.
   """
   import sentencepiece
 
@@ -180,7 +192,7 @@ def train_vocabulary(documents: Iterable[str], vocab_size: int) -> bytes:
 
 
 def refuse_foreign(directory: str, marker: str) -> None:
-  """Raises ConfigError for a folder with files in it that the demo did not make; it would replace them."""
+  """Raises ConfigError for a folder that has files but not the file `marker`: the demo did not make it."""
   if os.path.isdir(directory) and os.listdir(directory) and not os.path.exists(os.path.join(directory, marker)):
     raise ConfigError(f"{directory}: has files that are not the demo's, give another --out")
 
@@ -220,7 +232,7 @@ def _write_parquet(path: str, documents: Sequence[str]) -> None:
 
 
 def _remove_leftovers(parent: str, name: str) -> None:
-  """Removes what a killed build left aside."""
+  """Removes the unfinished folders of builds that were killed."""
   for entry in os.listdir(parent):
     if entry.startswith(f".{name}-"):
       shutil.rmtree(os.path.join(parent, entry), ignore_errors=True)
@@ -239,7 +251,7 @@ def _read_text(path: str) -> str:
     with open(path, encoding="utf-8", newline="") as file:
       return file.read().replace("\r\n", "\n").replace("\0", "")
   except (OSError, UnicodeDecodeError):
-    return ""  # a few library files are in other encodings, some packagings leave dangling links
+    return ""  # A few library files have other encodings, and some systems have links to missing files.
 
 
 def _shuffled_documents(files: dict[str, str], paths: Sequence[str], limit: int) -> list[str]:
@@ -275,9 +287,10 @@ def _check_amount(files: dict[str, str], source: str, settings: CorpusSettings) 
 def _read_manifest(directory: str) -> dict[str, Any]:
   try:
     with open(os.path.join(directory, _MANIFEST), encoding="utf-8") as file:
-      return json.load(file)
+      manifest = json.load(file)
   except (OSError, ValueError):
     return {}
+  return manifest if isinstance(manifest, dict) else {}
 
 
 def _digest(text: str) -> str:

@@ -1,4 +1,4 @@
-"""MaxText's training as a child process that does not outlive its parent, with a log whose last words can be read."""
+"""Runs MaxText's training in a child process that ends with its parent, and finds in its log why it failed."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -12,12 +12,12 @@ import maxtext_sparse
 # Time for a child to end by itself before it is killed.
 _GRACE_SECONDS = 5.0
 _ERROR_PREFIX = "maxtext-sparse: error: "
-# MaxText prints whole configs in one line.
+# Longer reasons are cut, because MaxText prints whole configs in one line.
 _LONGEST_REASON = 300
 
 
 class TrainingProcess:
-  """One `maxtext_sparse.train` in a child process. Use it in a with block: the child ends with the block."""
+  """One `maxtext_sparse.train` in a child process. In a with block, the child ends at the latest with the block."""
 
   def __init__(
     self,
@@ -31,7 +31,7 @@ class TrainingProcess:
 
     Args:
       arguments: `CONFIG ... key=value ...`, as for `train`.
-      log_file: what the child prints is appended to it; its folder is made if it is missing.
+      log_file: file to which the child's output is appended; its folder is made if it is missing.
       environment: all of the child's variables.
       directory: the child's working directory, this process's if None.
       cores: CPU cores that the child keeps to, all if None.
@@ -39,21 +39,21 @@ class TrainingProcess:
     self.log_file = log_file
     os.makedirs(os.path.dirname(os.path.abspath(log_file)), exist_ok=True)
     with open(log_file, "ab") as log:
-      # Earlier attempts have written what is before.
+      # Earlier attempts wrote what comes before this.
       self._log_start = log.tell()
       self._process = subprocess.Popen(
         [sys.executable, "-m", "maxtext_sparse.local.child", *arguments],
-        # The child ends when this end of its standard input closes, however this process dies.
+        # The child ends when this pipe closes, and the system closes it however this process ends (`local/child.py`).
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
         cwd=directory,
         env=dict(environment),
-        # Ctrl-C in the terminal reaches the parent alone, which then ends the child.
+        # Ctrl-C in the terminal then reaches only this process, which ends the child.
         start_new_session=True,
       )
     if cores is not None:
-      # The child has started no threads yet; they inherit its cores.
+      # The child has not started threads yet, and those that it starts keep to the same cores.
       os.sched_setaffinity(self._process.pid, cores)
 
   def __enter__(self) -> Self:
@@ -63,17 +63,17 @@ class TrainingProcess:
     self.end()
 
   def poll(self) -> int | None:
-    """The exit status, None while the child trains."""
+    """The exit status, None while the child runs."""
     return self._process.poll()
 
   def wait(self, seconds: float) -> int | None:
-    """Waits for the end of the child, at most so long, and returns as `poll`."""
+    """Waits at most so many seconds for the child to end, and returns what `poll` does."""
     with contextlib.suppress(subprocess.TimeoutExpired):
       self._process.wait(seconds)
     return self.poll()
 
   def end(self) -> None:
-    """Ends the child where it is. Its checkpoints stay, and the next attempt goes on from them."""
+    """Stops the child. Its checkpoints stay, and the next attempt goes on from the last one."""
     if self._process.poll() is None:
       self._process.terminate()
       if self.wait(_GRACE_SECONDS) is None:
@@ -83,7 +83,7 @@ class TrainingProcess:
     self._process.stdin.close()
 
   def why_failed(self) -> str:
-    """One line on a child that ended without success: the signal that killed it, or what its log says."""
+    """One line that says why the child failed: the signal that killed it, or the reason in its log."""
     status = self._process.returncode
     if status < 0:
       return f"killed by signal {-status}"
@@ -94,11 +94,11 @@ class TrainingProcess:
 
 
 def child_environment(environment: Mapping[str, str], num_cpu_devices: int | None = None) -> dict[str, str]:
-  """Variables for a child whose config alone decides what it does.
+  """Environment variables for a child whose config alone decides what it does.
 
   Args:
-    environment: this process's variables; its `M_*` ones would change keys of the config and are left out.
-    num_cpu_devices: train on so many fake devices of this CPU and without a network; None trains on what there is.
+    environment: the variables of this process. `M_*` variables would change keys of the config and are left out.
+    num_cpu_devices: number of fake devices of this CPU to train on, without a network. None trains on the real devices.
   """
   kept = {name: value for name, value in environment.items() if not name.startswith("M_")}
   package = os.path.dirname(os.path.dirname(os.path.abspath(maxtext_sparse.__file__)))
@@ -110,19 +110,20 @@ def child_environment(environment: Mapping[str, str], num_cpu_devices: int | Non
   return kept | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": flag if num_cpu_devices > 1 else "",
-    # Programs this small compile in less than the second from which on jax keeps them.
+    # By default jax caches only programs that take longer than a second to compile, which small models do not.
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    # Without the cloud clients MaxText starts seconds sooner.
+    # MaxText then does not load its cloud clients, which saves seconds at the start.
     "DECOUPLE_GCLOUD": "TRUE",
     "HF_HUB_OFFLINE": "1",
   }
 
 
 def last_meaningful_line(text: str) -> str:
-  """The line of a log that says what went wrong: our own error, else an exception's last line, else the last line."""
+  """The line of a log that says what went wrong: our own error, or an exception, or otherwise the last line."""
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   ours = [line.removeprefix(_ERROR_PREFIX) for line in lines if line.startswith(_ERROR_PREFIX)]
-  # An exception's line names its class before the first colon: it has no spaces, unlike absl's log lines.
+  # The line of an exception has the name of its class before the first colon: `ValueError: bad value`. The text before
+  # the first colon of a log line ends with a time.
   raised = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception", "Interrupt"))]
   line = (ours or raised or lines or ["the log is empty"])[-1]
   return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."

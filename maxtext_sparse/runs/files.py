@@ -1,4 +1,4 @@
-"""Two things that every writer of local files here relies on: a file is replaced whole, and a folder has one owner."""
+"""Writes local files so that nobody sees half of one, and lets one process at a time work in a folder."""
 
 from collections.abc import Iterator
 import contextlib
