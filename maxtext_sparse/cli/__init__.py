@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from maxtext_sparse import __version__
-from maxtext_sparse.cli import laws, plan
+from maxtext_sparse.cli import export, laws, plan
 from maxtext_sparse.cli.doctor import doctor
 from maxtext_sparse.cli.launch import launch_app, register_submit
 from maxtext_sparse.cli.patch import patch_app
@@ -93,6 +93,7 @@ app.command()(doctor)
 app.command()(preflight)
 plan.register(app)
 laws.register(app)
+export.register(app)
 register_submit(sweep_app)
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(launch_app, name="launch")

@@ -114,6 +114,7 @@ def _begin(run: sparse_run.SparseRun, config: Any, run_record: RunRecord, start_
   run.monitor = Monitor(plan, run.parameters, run_record, tokens)
   run.monitor.begin(start_step, census)
   run_record.write_plan(plan)
+  run_record.write_config(config.get_keys())
   logger.info(
     "sparse pre-training of %d weights from step %d: %s", plan.num_prunable, start_step, run.schedule.describe()
   )

@@ -1,6 +1,7 @@
 """What a run writes beside its checkpoints: the schedule that it follows, and the counts after each event.
 
   <base_output_directory>/<run_name>/sparsity/schedule.json
+  <base_output_directory>/<run_name>/sparsity/config.json
   <base_output_directory>/<run_name>/sparsity/event_00001200.json
 
 There is one file per event, because object stores cannot append and a resumed run writes the events that it repeats
@@ -19,6 +20,7 @@ from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.schedule import Schedule
 
 _SCHEDULE_FILE = "schedule.json"
+_CONFIG_FILE = "config.json"
 # What a reader relies on; `active_sum` is missing in the records of older versions.
 _EVENT_KEYS = frozenset({"step", "density", "nonzero_prunable", "threshold", "matrices"})
 
@@ -86,6 +88,16 @@ class RunRecord:
 
   def write_plan(self, plan: Plan) -> None:
     self._write(_SCHEDULE_FILE, dataclasses.asdict(plan))
+
+  def write_config(self, flat: Mapping[str, Any]) -> None:
+    """Records the keys of the run's MaxText config but its secrets, because MaxText leaves none beside a checkpoint."""
+    public = {key: value for key, value in flat.items() if not key.endswith("access_token")}
+    self._write(_CONFIG_FILE, json.loads(json.dumps(public, default=lambda value: getattr(value, "value", str(value)))))
+
+  def read_config(self) -> dict[str, Any] | None:
+    """The recorded keys, None if the run recorded none."""
+    path = self.directory / _CONFIG_FILE
+    return json.loads(path.read_text()) if path.exists() else None
 
   def write_event(self, step: int, event: Mapping[str, Any]) -> None:
     """Writes or replaces the record of the event at `step`."""

@@ -1,0 +1,134 @@
+"""Commands on models: `export`, `import`, `verify`, `inspect` and `evaluate`."""
+
+from collections.abc import Iterator
+import contextlib
+import re
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from maxtext_sparse.errors import ConfigError, one_line_errors
+from maxtext_sparse.terminal import avoid_accelerators, print_json
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+_Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the source's own by default.")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it holds a model.")]
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def register(app: typer.Typer) -> None:
+  """Adds the commands of this module."""
+  app.command()(export)
+  app.command()(verify)
+  app.command()(inspect)
+
+
+def export(
+  checkpoint: Annotated[str, typer.Argument(help="A step's folder, or a run's: local or gs://.")],
+  out: Annotated[str, typer.Argument(help="The folder to write.")],
+  config: Annotated[
+    list[str] | None, typer.Argument(metavar="[CONFIG ...] [KEY=VALUE ...]", help="What the run was trained with.")
+  ] = None,
+  dtype: _Dtype = None,
+  weights_format: Annotated[
+    str, typer.Option("--format", help="dense, or bitmask: one bit a weight and values.")
+  ] = "dense",
+  compress: Annotated[bool, typer.Option("--compress", help="With bitmask: pack the values with zstd.")] = False,
+  shard_size: Annotated[str, typer.Option(help="Largest weight file, e.g. 500M or 5G.")] = "5G",
+  force: _Force = False,
+  as_json: _Json = False,
+) -> None:
+  """Writes the model of a checkpoint as a Hugging Face folder, with a certificate of its sparsity.
+
+  The config is the one that a sparse run recorded beside its checkpoints. For another checkpoint give CONFIG files and
+  keys as for `train`; without them sizes are read off the checkpoint, and MaxText's defaults count for the rest.
+
+  Example: maxtext-sparse export runs/s80/checkpoints/26799 s80-hf --dtype bfloat16
+  """
+  avoid_accelerators()
+  with one_line_errors():
+    from maxtext_sparse.export.write import export_checkpoint, ExportOptions
+
+    options = ExportOptions(dtype, weights_format, compress, _bytes(shard_size), force)
+    with _progress("exporting") as report:
+      result = export_checkpoint(checkpoint, out, config or [], options, report)
+  if as_json:
+    print_json({"out": out, **result.to_dict()})
+  else:
+    from maxtext_sparse.export.text import print_export
+
+    print_export(out, result)
+
+
+def verify(
+  folder: Annotated[str, typer.Argument(help="A model folder, or owner/name on the Hugging Face Hub.")],
+  as_json: _Json = False,
+) -> None:
+  """Recounts a model folder and says whether it is what its certificate claims. Exit status 0 or 1.
+
+  Every weight file is read whole: counts, the digest of each mask, n:m and block structures, and the files' own digests.
+
+  Example: maxtext-sparse verify s80-hf
+  """
+  with one_line_errors():
+    from maxtext_sparse.inspection.source import local_folder
+    from maxtext_sparse.inspection.verify import verify as verified
+
+    verdict = verified(local_folder(folder))
+  if as_json:
+    print_json(verdict.to_dict())
+  else:
+    from maxtext_sparse.inspection.text import print_verdict
+
+    print_verdict(folder, verdict)
+  if not verdict.is_ok:
+    raise typer.Exit(1)
+
+
+def inspect(
+  model: Annotated[str, typer.Argument(metavar="CHECKPOINT|FOLDER", help="A checkpoint, or a model folder.")],
+  out: Annotated[str | None, typer.Option(help="Folder for density.png and magnitudes.png.")] = None,
+  compare: Annotated[str | None, typer.Option(help="Another checkpoint or folder: overlap of the masks.")] = None,
+  structure: Annotated[list[str] | None, typer.Option(help="Also test for this n:m or block:RxC; repeatable.")] = None,
+  as_json: _Json = False,
+) -> None:
+  """Shows what is left of each matrix of a model: density, dead rows, columns and heads, structures, collapsed matrices.
+
+  Example: maxtext-sparse inspect runs/s80/checkpoints/26799 --out figures --compare runs/s60/checkpoints/26799
+  """
+  avoid_accelerators()
+  with one_line_errors():
+    from maxtext_sparse.inspection import survey
+
+    result, figures = survey.survey(model, structure or [])
+    comparison = survey.compare(model, compare) if compare else None
+    files = survey.draw(result, figures, out) if out else []
+  if as_json:
+    print_json({**result, "files": files, **({"compare": comparison} if comparison else {})})
+  else:
+    from maxtext_sparse.inspection.text import print_survey
+
+    print_survey(result, comparison, files)
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Any]:
+  """A bar on stderr, for people only; yields `report(done, total)`."""
+  if not sys.stderr.isatty():
+    yield lambda done, total: None
+    return
+  from rich.console import Console
+  from rich.progress import Progress
+
+  with Progress(console=Console(stderr=True), transient=True) as bar:
+    task = bar.add_task(title, total=None)
+    yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _bytes(text: str) -> int:
+  """500M -> 500,000,000."""
+  match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+  if not match or float(match[1]) == 0:
+    raise ConfigError(f"--shard-size={text}: must be a size such as 500M or 5G")
+  return int(float(match[1]) * _UNITS[match[2].upper()])

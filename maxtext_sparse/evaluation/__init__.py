@@ -1,0 +1,1 @@
+"""Downstream evaluation of model folders with lm-evaluation-harness, with torch or without it."""

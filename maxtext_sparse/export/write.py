@@ -1,0 +1,302 @@
+"""Writes a Hugging Face model folder from a MaxText checkpoint, one parameter at a time.
+
+The folder is written aside and renamed when it is complete: a process that is killed leaves nothing that looks finished.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
+import errno
+import math
+import os
+import shutil
+import tempfile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.export import card, tokenizer
+from maxtext_sparse.export.checkpoint import Checkpoint
+from maxtext_sparse.export.families import Family, family_of, TORCH_DTYPES
+from maxtext_sparse.export.run_config import run_config, RunConfig
+from maxtext_sparse.export.training import training_facts
+from maxtext_sparse.inspection.certificate import certificate
+from maxtext_sparse.inspection.measure import COMMON_STRUCTURES, MatrixFigures, measure
+from maxtext_sparse.runs.files import replace_json, replace_text
+from maxtext_sparse.weights import bitmask
+from maxtext_sparse.weights.folder import CERTIFICATE_FILE, CONFIG_FILE, is_linear, STEMS
+from maxtext_sparse.weights.safetensors import DTYPES, TensorWriter
+
+FORMATS = ("dense", "bitmask")
+# Room for the tokenizer, the card and the file system's own needs.
+_SPARE_BYTES = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+  """How to write.
+
+  Attributes:
+    dtype: float32, bfloat16 or float16; that of the checkpoint if None.
+    weights_format: dense or bitmask.
+    is_compressed: bitmask only: pack the values with zstd.
+    shard_bytes: largest weight file.
+    is_forced: whether an OUT with files in it is replaced.
+  """
+
+  dtype: str | None = None
+  weights_format: str = "dense"
+  is_compressed: bool = False
+  shard_bytes: int = 5_000_000_000
+  is_forced: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+  """What was written.
+
+  Attributes:
+    certificate: content of sparsity.json.
+    weight_bytes: of all tensors as stored.
+    dense_bytes: of all tensors, dense in the same dtype.
+    linear_bytes: of the linear layers' weights as stored.
+    notes: lines for the user.
+  """
+
+  certificate: dict[str, Any]
+  weight_bytes: int
+  dense_bytes: int
+  linear_bytes: int
+  notes: list[str]
+
+  def to_dict(self) -> dict[str, Any]:
+    """The certificate's entries and the sizes."""
+    sizes = {name: getattr(self, name) for name in ("weight_bytes", "dense_bytes", "linear_bytes", "notes")}
+    return self.certificate | sizes
+
+
+def export_checkpoint(
+  path: str,
+  out: str,
+  arguments: list[str],
+  options: ExportOptions = ExportOptions(),
+  report: Callable[[int, int], None] = lambda done, total: None,
+) -> Export:
+  """Writes the model of a checkpoint as a Hugging Face folder.
+
+  Args:
+    path: the checkpoint, local or in a bucket.
+    out: the folder to write, local.
+    arguments: `CONFIG ... key=value ...`; where there is no CONFIG, the config comes from the run's record, or from the
+      checkpoint's shapes and MaxText's defaults.
+    options: how to write.
+    report: called with the number of parameters written so far and of all.
+
+  Raises:
+    ConfigError: no finished checkpoint, another family, shapes that contradict the config, OUT not empty, or no room.
+  """
+  _check_options(out, options)
+  checkpoint = Checkpoint(path)
+  config = run_config(checkpoint, arguments)
+  dtype = options.dtype or _most_common_dtype(checkpoint)
+  family = family_of(config.flat, checkpoint, dtype)
+  with _written_aside(out, options.is_forced, _dense_bytes(family, dtype)) as folder:
+    export = _fill(folder, family, checkpoint, config, dtype, options, report)
+  return dataclasses.replace(export, notes=[*config.notes, *export.notes])
+
+
+def _fill(
+  folder: str,
+  family: Family,
+  checkpoint: Checkpoint,
+  config: RunConfig,
+  dtype: str,
+  options: ExportOptions,
+  report: Callable[[int, int], None],
+) -> Export:
+  """Writes everything into an empty folder; the config last, without which no loader takes it for a model."""
+  weights = _Weights(folder, family, DTYPES[TORCH_DTYPES[dtype]], options)
+  weights.write(family.tensors(checkpoint), report)
+  notes = [*family.notes, *weights.notes]
+  special_ids: dict[str, int] = {}
+  try:
+    special_ids = tokenizer.write_tokenizer(folder, config.flat)
+  except ConfigError as error:
+    notes.append(f"no tokenizer in the folder: {error}")
+  claims = certificate(
+    folder,
+    weights.figures,
+    weights_format=options.weights_format,
+    is_compressed=options.is_compressed,
+    dtype=TORCH_DTYPES[dtype],
+    total=sum(math.prod(shape) for shape in family.shapes.values()),
+    rounded_to_zero=weights.rounded_to_zero,
+    training=training_facts(checkpoint, config),
+  )
+  has_figure = _draw_density(folder, claims)
+  replace_text(os.path.join(folder, card.FILE), card.model_card(claims, has_figure))
+  replace_json(os.path.join(folder, "generation_config.json"), {"_from_model_config": True, **special_ids})
+  replace_json(os.path.join(folder, CERTIFICATE_FILE), claims)
+  replace_json(os.path.join(folder, CONFIG_FILE), {**family.config, **special_ids})
+  return Export(claims, weights.num_bytes, _dense_bytes(family, dtype), weights.linear_bytes, notes)
+
+
+class _Weights:
+  """Writes the tensors of a model and counts what it writes."""
+
+  def __init__(self, folder: str, family: Family, dtype: np.dtype[Any], options: ExportOptions):
+    self._folder, self._shapes, self._dtype, self._options = folder, family.shapes, dtype, options
+    self._figures: dict[str, MatrixFigures] = {}
+    self.rounded_to_zero = 0
+    self.num_bytes = self.linear_bytes = 0
+    self.notes: list[str] = []
+
+  @property
+  def figures(self) -> list[MatrixFigures]:
+    """Figures of each linear layer's weight in the order of the layers."""
+    return [self._figures[name] for name in self._shapes if name in self._figures]
+
+  def write(self, tensors: Iterator[tuple[str, NDArray[Any]]], report: Callable[[int, int], None]) -> None:
+    stem = STEMS[self._options.weights_format]
+    total, done = sum(map(math.prod, self._shapes.values())), 0
+    writer = TensorWriter(self._folder, stem, self._options.shard_bytes, self._stored_names(), self._metadata())
+    written = set()
+    try:
+      for name, array in tensors:
+        assert array.shape == self._shapes[name], (name, array.shape, self._shapes[name])
+        self._add(writer, name, array)
+        written.add(name)
+        done += array.size
+        report(done, total)
+      missing = [name for name in self._shapes if name not in written]
+      if missing:
+        raise ConfigError(f"{missing[0]}: the checkpoint has no parameter for this tensor")
+      file_of = writer.close()
+    except BaseException:
+      writer.abandon()
+      raise
+    self.num_bytes = writer.total_bytes
+    if len(set(file_of.values())) > 1:
+      index = {"metadata": {"total_size": writer.total_bytes}, "weight_map": dict(sorted(file_of.items()))}
+      replace_json(os.path.join(self._folder, f"{stem}.safetensors.index.json"), index)
+    if self.rounded_to_zero:
+      self.notes.append(
+        f"{self.rounded_to_zero} live weights are smaller than {self._dtype.name} can hold and were rounded to zero"
+      )
+
+  def _add(self, writer: TensorWriter, name: str, array: NDArray[Any]) -> None:
+    stored = np.ascontiguousarray(array.astype(self._dtype, copy=False))
+    if not is_linear(name, stored.shape):
+      writer.add(name, stored)
+      return
+    self.rounded_to_zero += int(np.count_nonzero(array)) - int(np.count_nonzero(stored))
+    self._figures[name] = measure(name, stored, COMMON_STRUCTURES)
+    parts = {name: stored}
+    if self._options.weights_format == "bitmask":
+      fields = bitmask.pack(stored)
+      fields = bitmask.compress(fields) if self._options.is_compressed else fields
+      parts = {f"{name}.{field}": part for field, part in fields.items()}
+    for part_name, part in parts.items():
+      writer.add(part_name, part)
+      self.linear_bytes += part.nbytes
+
+  def _stored_names(self) -> list[str]:
+    if self._options.weights_format == "dense":
+      return list(self._shapes)
+    fields = bitmask.PACKED_FIELDS if self._options.is_compressed else bitmask.FIELDS
+    names = (
+      [f"{name}.{field}" for field in fields] if is_linear(name, shape) else [name]
+      for name, shape in self._shapes.items()
+    )
+    return [name for group in names for name in group]
+
+  def _metadata(self) -> dict[str, str]:
+    """`format: pt` is what transformers asks of a file."""
+    dtype = next(name for name, known in DTYPES.items() if known == self._dtype)
+    is_dense = self._options.weights_format == "dense"
+    return {"format": "pt"} if is_dense else {"format": "bitmask", "dtype": dtype}
+
+
+@contextlib.contextmanager
+def _written_aside(out: str, is_forced: bool, needed_bytes: int) -> Iterator[str]:
+  """A folder beside OUT that becomes OUT if nothing is raised, and vanishes otherwise."""
+  out = os.path.abspath(os.path.expanduser(out))
+  parent, name = os.path.split(out)
+  prefix = f".{name}.unfinished-"
+  try:
+    os.makedirs(parent, exist_ok=True)
+    for entry in os.listdir(parent):
+      if entry.startswith(prefix):  # of a process that was killed
+        shutil.rmtree(os.path.join(parent, entry), ignore_errors=True)
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes + _SPARE_BYTES:
+      raise ConfigError(f"OUT={out}: {free:,} bytes free on that disk, the export needs {needed_bytes + _SPARE_BYTES:,}")
+    aside = tempfile.mkdtemp(prefix=prefix, dir=parent)
+  except OSError as error:
+    raise ConfigError(f"OUT={out}: cannot write there ({error.strerror or error})") from error
+  try:
+    yield aside
+    os.chmod(aside, 0o755)
+    _replace_folder(aside, out, is_forced)
+  except OSError as error:
+    reason = "no space left on that disk" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    raise ConfigError(f"OUT={out}: cannot write there ({reason})") from error
+  finally:
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace_folder(aside: str, out: str, is_forced: bool) -> None:
+  if os.path.isdir(out):
+    if is_forced:
+      old = tempfile.mkdtemp(prefix=f".{os.path.basename(out)}.unfinished-", dir=os.path.dirname(out))
+      os.rename(out, os.path.join(old, "old"))
+      os.rename(aside, out)
+      shutil.rmtree(old, ignore_errors=True)
+      return
+    os.rmdir(out)  # empty, or it would have been refused
+  os.rename(aside, out)
+
+
+def _check_options(out: str, options: ExportOptions) -> None:
+  """Refuses what cannot be done, before anything is read."""
+  if "://" in out:
+    raise ConfigError(f"OUT={out}: must be a local folder, upload it afterwards")
+  if options.weights_format not in FORMATS:
+    raise ConfigError(f"--format={options.weights_format}: must be {' or '.join(FORMATS)}")
+  if options.is_compressed and options.weights_format != "bitmask":
+    raise ConfigError("--compress: packs the values of --format bitmask, give that too")
+  if options.dtype is not None and options.dtype not in TORCH_DTYPES:
+    raise ConfigError(f"--dtype={options.dtype}: must be {' or '.join(TORCH_DTYPES)}")
+  if os.path.exists(out) and not os.path.isdir(out):
+    raise ConfigError(f"OUT={out}: is a file, must be a folder")
+  if os.path.isdir(out) and os.listdir(out):
+    if not options.is_forced:
+      raise ConfigError(f"OUT={out}: is not empty, give --force to replace it")
+    if not os.path.exists(os.path.join(out, CONFIG_FILE)):
+      raise ConfigError(f"OUT={out}: holds something else than a model, --force replaces only model folders")
+
+
+def _most_common_dtype(checkpoint: Checkpoint) -> str:
+  sizes: dict[str, int] = {}
+  for leaf in checkpoint.leaves.values():
+    sizes[leaf.dtype.name] = sizes.get(leaf.dtype.name, 0) + leaf.num_bytes
+  dtype = max(sizes, key=sizes.__getitem__)
+  if dtype not in TORCH_DTYPES:
+    raise ConfigError(f"--dtype: the checkpoint's is {dtype}, give {' or '.join(TORCH_DTYPES)}")
+  return dtype
+
+
+def _dense_bytes(family: Family, dtype: str) -> int:
+  return sum(map(math.prod, family.shapes.values())) * DTYPES[TORCH_DTYPES[dtype]].itemsize
+
+
+def _draw_density(folder: str, claims: Mapping[str, Any]) -> bool:
+  """The figure of the card, where matplotlib is installed."""
+  try:
+    from maxtext_sparse.plots.inspect import draw_heat_map
+  except ImportError:
+    return False
+  draw_heat_map(claims["matrices"], os.path.join(folder, card.FIGURE))
+  return True

@@ -1,0 +1,105 @@
+"""One view of whatever holds a model: a folder of safetensors files, or a MaxText checkpoint."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.weights.folder import CONFIG_FILE, ModelFolder
+
+
+class Source(Protocol):
+  """The linear layers' weights of a model, one at a time.
+
+  Attributes:
+    title: what to call the model.
+    head_dim: size of an attention head, None if it is not known.
+  """
+
+  title: str
+  head_dim: int | None
+
+  def matrices(self) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Names and matrices [outputs, inputs]."""
+
+  def read(self, name: str) -> NDArray[Any] | None:
+    """One matrix by its name, None if the model has none of that name."""
+
+
+class FolderSource:
+  """A model folder, dense or bitmask."""
+
+  def __init__(self, path: str):
+    self.title = os.path.basename(os.path.abspath(path))
+    self._folder = ModelFolder(path)
+    self._names = frozenset(self._folder.linear_names())
+    config = self._folder.config
+    heads = config.get("num_attention_heads")
+    self.head_dim: int | None = config.get("head_dim") or (config["hidden_size"] // heads if heads else None)
+
+  def matrices(self) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name in self._folder.linear_names():
+      yield name, self._folder.read(name)
+
+  def read(self, name: str) -> NDArray[Any] | None:
+    return self._folder.read(name) if name in self._names else None
+
+
+class CheckpointSource:
+  """A MaxText checkpoint. Names are those of a run's event files, `decoder/layers/mlp/wo/kernel[3]`."""
+
+  def __init__(self, path: str):
+    from maxtext_sparse.export.checkpoint import Checkpoint
+
+    self._checkpoint = Checkpoint(path)
+    run = self._checkpoint.run_folder
+    self.title = f"{run.name}, step {self._checkpoint.step}" if run else str(path)
+    query = next((leaf for path, leaf in self._checkpoint.leaves.items() if path.endswith("query/kernel")), None)
+    self.head_dim: int | None = query.shape[-1] if query else None
+    # Stacked layers lie in one array: the last one that was read serves its neighbours too.
+    self._latest: tuple[str, dict[str, NDArray[Any]]] = ("", {})
+
+  def matrices(self) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield from self._checkpoint.matrices()
+
+  def read(self, name: str) -> NDArray[Any] | None:
+    path = name.partition("[")[0].partition("#")[0]
+    if path not in self._checkpoint.leaves:
+      return None
+    if self._latest[0] != path:
+      self._latest = (path, dict(self._checkpoint.matrices_of(path)))
+    return self._latest[1].get(name)
+
+
+def open_source(path: str) -> Source:
+  """A model folder if there are safetensors files in `path`, else a checkpoint.
+
+  Raises:
+    ConfigError: it is neither.
+  """
+  if "://" not in path and not os.path.exists(path):
+    raise ConfigError(f"{path}: no such folder or checkpoint")
+  names = os.listdir(path) if os.path.isdir(path) else []
+  if any(name.endswith(".safetensors") for name in names) or CONFIG_FILE in names:
+    return FolderSource(path)
+  return CheckpointSource(path)
+
+
+def local_folder(path: str) -> str:
+  """A local model folder: `path` itself, or the downloaded copy of the Hub's repository `owner/name`.
+
+  Raises:
+    ConfigError: there is no such folder, here or on the Hub.
+  """
+  if os.path.isdir(path) or path.removeprefix("hf://").count("/") != 1 or path.startswith((".", "/")):
+    return path
+  try:
+    from huggingface_hub import snapshot_download
+  except ImportError:
+    return path
+  with contextlib.suppress(Exception):  # the Hub's client raises whatever the network does
+    return str(snapshot_download(path.removeprefix("hf://"), allow_patterns=["*.safetensors", "*.json"]))
+  raise ConfigError(f"{path}: no such folder, and not to be had from the Hub")

@@ -1,0 +1,108 @@
+"""Figures of one model: density by layer and matrix as a heat map, and the magnitudes of the live weights."""
+
+from collections.abc import Mapping, Sequence
+import re
+from typing import Any
+
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+import numpy as np
+from numpy.typing import NDArray
+
+from maxtext_sparse.plots.style import colour, DASHES, in_style
+
+# Layers in a Hugging Face name, a scanned MaxText array's name, and an unscanned one's.
+_LAYERS = (re.compile(r"(?:^|\.)layers\.(\d+)\."), re.compile(r"\[(\d+)(?:,\d+)*\]"), re.compile(r"layers_(\d+)(?=/)"))
+_NOISE = re.compile(r"^(model\.|decoder/)|\.weight$|/kernel(?=$|#)|(?<=/)layers/|^layers/|\.?layers\.")
+# From this spread on, colours follow the logarithm: thin matrices would all be white.
+_WIDE_SPREAD = 30.0
+# Share of the weights left out at either end of the histogram.
+_TAIL = 1e-3
+
+
+def draw_heat_map(matrices: Sequence[Mapping[str, Any]], path: str) -> None:
+  """A cell for each layer and kind of matrix with the percentage of weights that is left.
+
+  Args:
+    matrices: `name` and `density` of each.
+    path: PNG to write.
+  """
+  kinds, layers, percent = density_grid(matrices)
+  with in_style():
+    figure = Figure(figsize=(max(4.5, 0.42 * len(layers) + 2.6), 0.34 * len(kinds) + 1.5))
+    axis = figure.subplots()
+    norm: Any = _norm(percent)
+    # NaN cells stay white.
+    image = axis.imshow(percent, cmap="viridis", norm=norm, aspect="auto")
+    for (row, column), left in np.ndenumerate(percent):
+      if np.isfinite(left):
+        ink = "white" if float(norm(left)) < 0.6 else "black"
+        axis.text(column, row, _short(left), ha="center", va="center", size=6.5, color=ink)
+    axis.set_xticks(range(len(layers)), layers)
+    axis.set_yticks(range(len(kinds)), kinds)
+    axis.set_xlabel("layer (- : outside the layers)")
+    axis.grid(visible=False)
+    figure.colorbar(image, ax=axis, label="weights left (%)", shrink=0.9)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def draw_magnitudes(histograms: Mapping[str, Sequence[int]], edges: Sequence[float], path: str) -> None:
+  """Live weights by magnitude, a line for each kind of matrix.
+
+  Args:
+    histograms: for each kind the number of live weights in each bin.
+    edges: log2 of the lower edge of each bin.
+    path: PNG to write.
+  """
+  width = edges[1] - edges[0]
+  counts = np.array([*histograms.values()], float)
+  cumulative = np.cumsum(counts.sum(axis=0)) / max(counts.sum(), 1.0)
+  # The few weights in the tails would squeeze the rest.
+  first, last = np.searchsorted(cumulative, (_TAIL, 1 - _TAIL))
+  with in_style():
+    figure = Figure(figsize=(6.8, 3.6))
+    axis = figure.subplots()
+    for index, (kind, row) in enumerate(zip(histograms, counts)):
+      if row.sum():
+        style = {"color": colour(index), "linestyle": DASHES[index % len(DASHES)]}
+        axis.plot(np.array(edges) + width / 2, 100 * row / row.sum(), label=kind, linewidth=1.6, **style)
+    axis.set_xlim(edges[first] - 1, edges[last] + 1)
+    axis.set(xlabel="log2 of the magnitude", ylabel=f"live weights (% in each {width:g} octave)", ylim=(0, None))
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def density_grid(matrices: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str], NDArray[Any]]:
+  """Kinds (rows), layers (columns) and percentages; NaN where a kind has no such layer. Experts are averaged."""
+  cells: dict[tuple[str, str], list[float]] = {}
+  for matrix in matrices:
+    kind, layer = split_name(matrix["name"])
+    cells.setdefault((kind, layer), []).append(100 * matrix["density"])
+  kinds = list(dict.fromkeys(kind for kind, _ in cells))
+  layers = sorted({layer for _, layer in cells}, key=lambda layer: (layer != "-", int(layer) if layer != "-" else 0))
+  grid = np.full((len(kinds), len(layers)), np.nan)
+  for (kind, layer), values in cells.items():
+    grid[kinds.index(kind), layers.index(layer)] = np.mean(values)
+  return kinds, layers, grid
+
+
+def split_name(name: str) -> tuple[str, str]:
+  """The kind of a matrix and its layer, "-" outside the layers.
+
+  Examples: `model.layers.3.mlp.up_proj.weight` -> (mlp.up_proj, 3), `decoder/layers/mlp/wo/kernel[3]` -> (mlp/wo, 3).
+  """
+  matches = [pattern.search(name) for pattern in _LAYERS]
+  layer = next((match[1] for match in matches if match), "-")
+  kind = re.sub(r"\[[\d,]+\]|#\d+|(?<=layers)_\d+|(?<=experts\.)\d+\.|\.\d+(?=\.)", "", name)
+  return _NOISE.sub("", _NOISE.sub("", kind)), layer
+
+
+def _norm(percent: NDArray[Any]) -> Normalize:
+  live = percent[np.isfinite(percent) & (percent > 0)]
+  if live.size and live.max() / live.min() > _WIDE_SPREAD:
+    return LogNorm(live.min(), live.max(), clip=True)
+  return Normalize(0, max(float(live.max(initial=0)), 1e-9))
+
+
+def _short(percent: float) -> str:
+  return f"{percent:.2g}" if percent < 99.5 else "100"
