@@ -3,12 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import importlib
-import importlib.util
 import os
 import tempfile
 
 from maxtext_sparse import hooks
-from maxtext_sparse.config_files import dump, merge_configs, STOCK_FOLDER
+from maxtext_sparse.arguments import check_arguments, split_words
+from maxtext_sparse.config_files import (
+  dump,
+  maxtext_folder,
+  merge_configs,
+  read_config,
+  stock_file,
+  STOCK_FOLDER,
+  stock_name,
+)
 from maxtext_sparse.errors import ConfigError, one_line_errors
 
 
@@ -42,13 +50,20 @@ def module_path(module: str) -> str:
 
 @contextlib.contextmanager
 def merged_configs(arguments: Sequence[str]) -> Iterator[list[str]]:
-  """The arguments with one config file in place of several; of two values for a key the later file's counts.
+  """The arguments, checked, with one config file in place of several; of two values for a key the later file's counts.
 
-  MaxText takes one file. The merged one exists as long as the with block runs.
+  MaxText takes one file. It would take a file without `base_config` for the whole config, and it would not read a file
+  whose name does not end in .yml. Such a file is written anew too, based on MaxText's base.yml, so that one file behaves
+  as two do. The merged file exists as long as the with block runs.
+
+  Raises:
+    ConfigError: an argument cannot work.
   """
-  configs = [_stock_config(argument) for argument in arguments if _is_config(argument)]
-  others = [argument for argument in arguments if not _is_config(argument)]
-  if len(configs) < 2:
+  check_arguments(arguments)
+  given, _ = split_words(arguments)
+  others = [argument for argument in arguments if argument not in given]
+  configs = [_stock_config(argument) for argument in given]
+  if not configs or (len(configs) == 1 and _is_whole(configs[0])):
     yield [*configs, *others]
     return
   with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as directory:
@@ -58,21 +73,9 @@ def merged_configs(arguments: Sequence[str]) -> Iterator[list[str]]:
     yield [path, *others]
 
 
-def _is_config(argument: str) -> bool:
-  return "=" not in argument and not argument.startswith("-")
-
-
-def _package_folder(name: str) -> str | None:
-  """A folder inside the MaxText package that would be imported; None if there is none. Imports nothing."""
-  spec = importlib.util.find_spec("maxtext")
-  locations = spec.submodule_search_locations if spec else None
-  folder = os.path.join(locations[0], name) if locations else ""
-  return folder if os.path.isdir(folder) else None
-
-
 def _locate_assets() -> None:
   """Tells MaxText where its tokenizers are: installed from PyPI, it looks for them as if it were a checkout."""
-  assets = _package_folder("assets")
+  assets = maxtext_folder("assets")
   if assets:
     os.environ.setdefault("MAXTEXT_ASSETS_ROOT", assets)
 
@@ -82,6 +85,9 @@ def _stock_config(path: str) -> str:
 
   `base.yml` and `src/maxtext/configs/base.yml` both name MaxText's own.
   """
-  folder = _package_folder("configs")
-  stock = os.path.join(folder or "", path.removeprefix(STOCK_FOLDER))
-  return stock if folder and not os.path.isfile(path) and os.path.isfile(stock) else path
+  return path if os.path.exists(path) else stock_file(path.removeprefix(STOCK_FOLDER)) or path
+
+
+def _is_whole(path: str) -> bool:
+  """Whether MaxText reads this one config file as it is."""
+  return stock_name(path) is not None or (path.endswith(".yml") and "base_config" in read_config(path))

@@ -1,10 +1,10 @@
-"""What the commands share when they print: where to, tables, numbers, and which platform they look at shapes on."""
+"""What all commands share when they print: JSON, tables, lines and numbers. And how they keep off the accelerators."""
 
 from collections.abc import Mapping, Sequence
 import json
 import os
 import sys
-from typing import Any, TYPE_CHECKING
+from typing import Any, Literal, TYPE_CHECKING
 
 if TYPE_CHECKING:
   from rich.console import Console
@@ -18,40 +18,44 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 
 def console(width: int = 120) -> "Console":
-  """A rich console. Into a pipe or a file it prints tables at their full width."""
+  """Returns a rich console. It has the width of the terminal, or `width` columns if the output is a pipe or a file."""
   from rich.console import Console
 
   return Console(highlight=False, width=None if sys.stdout.isatty() else width)
 
 
-def new_table(columns: Sequence[str], left: Sequence[str] = (), title: str | None = None) -> "Table":
-  """An empty table in the one style of the package.
+def new_table(
+  columns: Sequence[str], left: Sequence[str] = (), title: str | None = None, wrapped: Sequence[str] = ()
+) -> "Table":
+  """Returns an empty table in the one style of the package.
 
   Args:
     columns: heads of the columns.
-    left: heads of the columns that hold text and are aligned to the left; the first column always is.
+    left: heads of the columns that hold text and are aligned to the left. The first column always is.
     title: line above the table.
+    wrapped: heads of the columns whose text may take several lines where the console is narrow.
   """
   from rich import box
   from rich.table import Table
 
   made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
   for index, column in enumerate(columns):
-    made.add_column(column, justify="left" if index == 0 or column in left else "right", no_wrap=True)
+    side: Literal["left", "right"] = "left" if index == 0 or column in left else "right"
+    made.add_column(column, justify=side, no_wrap=column not in wrapped, overflow="fold")
   return made
 
 
 def say(console: "Console", line: str) -> None:
-  """Prints a line as it is: no markup, no colours, and no wrapping, because a broken path is of no use."""
+  """Prints a line as it is: without markup or colours, and without wrapping, because a broken path is of no use."""
   from rich.text import Text
 
   console.print(Text(line), soft_wrap=True)
 
 
 def short(number: float) -> str:
-  """Four digits: 1.378e8 as 137.8M, 4.5e20 as 4.500e20."""
+  """Writes a number with four digits: 1.378e8 as 137.8M, 4.5e20 as 4.500e20."""
   for divisor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"), (1.0, "")):
-    # 999,960 would round to 1000K.
+    # The bounds are those after rounding: 999,960 is 1M, since it would round to 1000K.
     if divisor * 0.99995 <= abs(number) < divisor * 999.95:
       return f"{number / divisor:.4g}{suffix}"
   if abs(number) < 1.0:
@@ -61,5 +65,5 @@ def short(number: float) -> str:
 
 
 def avoid_accelerators() -> None:
-  """Keeps jax on the CPU; call it before jax is imported. Shapes need no TPU, which may be busy or missing."""
+  """Keeps jax on the CPU. Call it before jax is imported. Shapes need no accelerator, and one may be busy or missing."""
   os.environ["JAX_PLATFORMS"] = "cpu"

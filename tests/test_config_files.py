@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 import pytest
 
-from maxtext_sparse.config_files import dump, flatten, merge_configs, near_file, read_config, stock_name
+from maxtext_sparse.config_files import dump, flatten, merge_configs, near_file, read_config, read_local_files, stock_name
 from maxtext_sparse.errors import ConfigError
 
 
@@ -53,14 +53,14 @@ def test_later_files_win_and_share_one_base(write):
   model = write("model.yml", "base_config: suite.yml\nsteps: 20\n")
   run = write("run.yml", "base_config: suite.yml\nsparsity: 0.8\n")
   assert flatten(merge_configs([model, run])) == {"steps": 20, "sparsity": 0.8, "base_config": "base.yml"}
-  other = write("other/run.yml", "base_config: pyconfig.yml\n")
-  with pytest.raises(ConfigError, match=r"^base_config=pyconfig.yml: .*run.yml names another base"):
+  other = write("other/run.yml", "base_config: post_train/sft.yml\n")
+  with pytest.raises(ConfigError, match=r"^base_config=post_train/sft.yml: .*run.yml names another base"):
     merge_configs([model, other])
 
 
 def test_files_based_on_each_other_are_refused(write):
   write("b.yml", "base_config: a.yml\n")
-  with pytest.raises(ConfigError, match=r"^base_config=.*\.yml: the files are based on each other"):
+  with pytest.raises(ConfigError, match=r"^base_config=.*\.yml: this file is based on itself"):
     flatten(merge_configs([write("a.yml", "base_config: b.yml\n")]))
 
 
@@ -78,9 +78,10 @@ def test_a_checkouts_own_files_are_maxtexts(write, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("- 1\n", "run.yml: not a MaxText config, must be a YAML mapping$"),
-    ("", "run.yml: not a MaxText config, must be a YAML mapping$"),
-    ("a: [1\n", "run.yml: not YAML "),
+    ("- 1\n", "run.yml: is not a MaxText config, must be a YAML mapping of lines `key: value`$"),
+    ("", "run.yml: is empty, a MaxText config needs at least one line `key: value`$"),
+    ("a: [1\n", "run.yml: is not YAML that MaxText can read, line 2, column 1: "),
+    ("a: {b: 1, b: 2}\n", "run.yml: is not YAML that MaxText can read, line 1, column 11: the key b is there twice$"),
   ],
 )
 def test_what_is_no_config_is_one_line(write, text, message):
@@ -91,7 +92,7 @@ def test_what_is_no_config_is_one_line(write, text, message):
 
 def test_a_binary_file_is_one_line(tmp_path):
   (tmp_path / "run.yml").write_bytes(b"\xff\xfe\x00")
-  with pytest.raises(ConfigError, match=r"run.yml: cannot read this config file \(not UTF-8\)$"):
+  with pytest.raises(ConfigError, match=r"run.yml: is not a text file, must be UTF-8$"):
     read_config(str(tmp_path / "run.yml"))
 
 
@@ -101,3 +102,20 @@ def test_a_missing_file_gets_the_nearest_name(write, tmp_path, monkeypatch):
   assert near_file("smal.yml") == ", did you mean small.yml?" and near_file("xyz.yml") == ""
   with pytest.raises(ConfigError, match=r"^smal.yml: cannot read this config file \(.*\), did you mean small.yml\?$"):
     read_config("smal.yml")
+
+
+def test_the_files_of_a_run_are_those_named_and_their_bases(write):
+  suite = write("suite.yml", "base_config: base.yml\nsteps: 10\n")
+  model = write("models/small.yml", "base_config: ../suite.yml\nbase_emb_dim: 64\n")
+  keys = write("keys.yml", "sparsity: 0.5\n")
+  assert list(read_local_files([model, "base.yml", keys])) == [model, keys, suite]
+
+
+def test_a_merge_key_may_repeat_what_it_merges(write):
+  content = read_config(write("run.yml", "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n"))
+  assert content["b"] == {"x": 3, "y": 2}
+
+
+def test_maxtexts_own_files_are_found_by_their_names():
+  assert stock_name("post_train/sft.yml") == "post_train/sft.yml" == stock_name("src/maxtext/configs/post_train/sft.yml")
+  assert stock_name("post_train/no_such.yml") is None

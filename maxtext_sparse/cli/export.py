@@ -8,20 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
+from maxtext_sparse.cli.help import add, MODELS
+from maxtext_sparse.cli.options import Json
 from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import avoid_accelerators, print_json
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-_Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the source's own by default.")]
+_Dtype = Annotated[str | None, typer.Option(help="Data type: float32, bfloat16 or float16, if not that of the source.")]
 _Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it holds a model.")]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def register(app: typer.Typer) -> None:
   """Adds the commands of this module."""
-  app.command()(export)
-  app.command()(verify)
-  app.command()(inspect)
+  add(app, export, MODELS)
+  add(app, verify, MODELS)
+  add(app, inspect, MODELS)
 
 
 def export(
@@ -32,12 +33,12 @@ def export(
   ] = None,
   dtype: _Dtype = None,
   weights_format: Annotated[
-    str, typer.Option("--format", help="dense, or bitmask: one bit a weight and values.")
+    str, typer.Option("--format", help="Format: dense, or bitmask with one bit a weight and the values.")
   ] = "dense",
   compress: Annotated[bool, typer.Option("--compress", help="With bitmask: pack the values with zstd.")] = False,
   shard_size: Annotated[str, typer.Option(help="Largest weight file, e.g. 500M or 5G.")] = "5G",
   force: _Force = False,
-  as_json: _Json = False,
+  as_json: Json = False,
 ) -> None:
   """Writes the model of a checkpoint as a Hugging Face folder, with a certificate of its sparsity.
 
@@ -63,7 +64,7 @@ def export(
 
 def verify(
   folder: Annotated[str, typer.Argument(help="A model folder, or owner/name on the Hugging Face Hub.")],
-  as_json: _Json = False,
+  as_json: Json = False,
 ) -> None:
   """Recounts a model folder and says whether it is what its certificate claims. Exit status 0 or 1.
 
@@ -91,7 +92,7 @@ def inspect(
   out: Annotated[str | None, typer.Option(help="Folder for density.png and magnitudes.png.")] = None,
   compare: Annotated[str | None, typer.Option(help="Another checkpoint or folder: overlap of the masks.")] = None,
   structure: Annotated[list[str] | None, typer.Option(help="Also test for this n:m or block:RxC; repeatable.")] = None,
-  as_json: _Json = False,
+  as_json: Json = False,
 ) -> None:
   """Shows what is left of each matrix of a model: density, dead rows, columns and heads, structures, collapsed matrices.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from maxtext_sparse.cli.help import add, LAWS
 from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import print_json
 
@@ -26,7 +27,7 @@ _Law = Annotated[str, typer.Option(help="average, chinchilla (dense N), chinchil
 def register(app: typer.Typer) -> None:
   """Adds the commands of this module."""
   for command in (fit, predict, recommend, plot, convert):
-    app.command()(command)
+    add(app, command, LAWS)
 
 
 def fit(

@@ -1,63 +1,111 @@
-"""`maxtext-sparse plan` and `maxtext-sparse params`: what a run would do and cost, before it is paid for."""
+"""`maxtext-sparse plan`, `params` and `preflight`: what a run would do and cost, before it is paid for."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
 
-from maxtext_sparse.entry import one_line_errors
+from maxtext_sparse.cli.help import add, PLAN
+from maxtext_sparse.cli.options import Json, RunArguments
+from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import avoid_accelerators, console, print_json
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-_Arguments = Annotated[
-  list[str] | None,
-  typer.Argument(metavar="[CONFIG ...] [key=value ...]", help="As for train; several files merge left to right."),
-]
 # Options may be spelt like the config's keys, with underscores.
 _SETTINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}
+_LENGTH, _SIZE, _SCHEDULE = "Length of the run", "Size of the run", "Pruning schedule"
 
 
 def register(app: typer.Typer) -> None:
   """Adds the commands of this module."""
-  app.command(context_settings=_SETTINGS)(plan)
-  app.command()(params)
+  add(app, plan, PLAN, context_settings=_SETTINGS)
+  add(app, params, PLAN)
+  add(app, preflight, PLAN)
 
 
 def plan(
-  arguments: _Arguments = None,
-  steps: Annotated[int | None, typer.Option(help="Length of the run, T.")] = None,
-  tokens: Annotated[str | None, typer.Option(help="Or its tokens, such as 33.5B; with --batch or CONFIG.")] = None,
-  flops: Annotated[str | None, typer.Option(help="Or its effective FLOPs, such as 1e20.")] = None,
-  batch: Annotated[str | None, typer.Option(help="Tokens a step, such as 2097152; CONFIG's by default.")] = None,
-  prunable: Annotated[str | None, typer.Option(help="Prunable weights, such as 138M; CONFIG's by default.")] = None,
-  chips: Annotated[int | None, typer.Option(min=1, help="Devices: for CONFIG's batch, and to divide twins.")] = None,
-  sparsity: Annotated[float | None, typer.Option("--sparsity", "-s", help="S, share of weights removed.")] = None,
+  arguments: RunArguments = None,
+  steps: Annotated[int | None, typer.Option(help="Number of training steps, T.", rich_help_panel=_LENGTH)] = None,
+  tokens: Annotated[
+    str | None,
+    typer.Option(help="Training tokens instead, such as 33.5B. Needs --batch or CONFIG.", rich_help_panel=_LENGTH),
+  ] = None,
+  flops: Annotated[
+    str | None, typer.Option(help="Effective FLOPs instead, such as 1e20.", rich_help_panel=_LENGTH)
+  ] = None,
+  batch: Annotated[
+    str | None,
+    typer.Option(help="Tokens per step, such as 2097152, if not those of CONFIG.", rich_help_panel=_SIZE),
+  ] = None,
+  prunable: Annotated[
+    str | None,
+    typer.Option(help="Number of prunable weights, such as 138M, if there is no CONFIG.", rich_help_panel=_SIZE),
+  ] = None,
+  chips: Annotated[
+    int | None,
+    typer.Option(
+      min=1,
+      help="Number of devices. The batch of CONFIG is per device, and sizes of twins divide by it.",
+      rich_help_panel=_SIZE,
+    ),
+  ] = None,
+  sparsity: Annotated[
+    float | None,
+    typer.Option("--sparsity", "-s", help="S, the share of prunable weights that is removed.", rich_help_panel=_SCHEDULE),
+  ] = None,
   frequency: Annotated[
-    int | None, typer.Option("--frequency", "--gmp-pruning-frequency", help="P, steps between events.")
+    int | None,
+    typer.Option(
+      "--frequency", "--gmp-pruning-frequency", help="P, steps between pruning events.", rich_help_panel=_SCHEDULE
+    ),
   ] = None,
   dense_fraction: Annotated[
-    float | None, typer.Option("--dense-fraction", "--gmp-dense-fraction", help="Share before the first event.")
+    float | None,
+    typer.Option(
+      "--dense-fraction",
+      "--gmp-dense-fraction",
+      help="Share of the run before the first event.",
+      rich_help_panel=_SCHEDULE,
+    ),
   ] = None,
   prune_fraction: Annotated[
-    float | None, typer.Option("--prune-fraction", "--gmp-prune-fraction", help="Share from first to last event.")
+    float | None,
+    typer.Option(
+      "--prune-fraction",
+      "--gmp-prune-fraction",
+      help="Share of the run from the first to the last event.",
+      rich_help_panel=_SCHEDULE,
+    ),
   ] = None,
   fraction_of: Annotated[
-    str | None, typer.Option("--fraction-of", "--gmp-fraction-of", help="The shares are of compute or steps.")
+    str | None,
+    typer.Option(
+      "--fraction-of",
+      "--gmp-fraction-of",
+      help="What the shares are shares of: compute or steps.",
+      rich_help_panel=_SCHEDULE,
+    ),
   ] = None,
   schedule: Annotated[
-    str | None, typer.Option("--schedule", "--pruning-schedule", help="geometric, cubic or linear.")
+    str | None,
+    typer.Option(
+      "--schedule",
+      "--pruning-schedule",
+      help="Form of the schedule: geometric, cubic or linear.",
+      rich_help_panel=_SCHEDULE,
+    ),
   ] = None,
-  twin: Annotated[bool, typer.Option("--twin", help="The dense models of CONFIG's average size instead.")] = False,
-  plot: Annotated[str | None, typer.Option(help="Also draw N(t) into this PNG file.")] = None,
-  as_json: _Json = False,
+  twin: Annotated[bool, typer.Option("--twin", help="Show the dense models of CONFIG's average size instead.")] = False,
+  plot: Annotated[str | None, typer.Option(metavar="FILE", help="Also draw N(t) into this PNG file.")] = None,
+  as_json: Json = False,
 ) -> None:
-  """The pruning schedule of a run, its phases, sizes and costs; exactly what train would do.
+  """Shows the pruning schedule of a run with its phases, sizes and costs.
 
-  Give --steps, --tokens with --batch, --flops with --batch and --prunable, or a CONFIG, whose steps, batch, length and
-  size are read. Any sparsity key of the config works as key=value too.
+  It is exactly what train would do. Give --steps, or --tokens with --batch, or --flops with --batch and --prunable, or a
+  CONFIG, from which the length, the batch and the size are read. Any sparsity key works as key=value too.
 
-  JSON holds gmp_start_step gmp_end_step num_pruning_events average_density final_density dense_fraction prune_fraction
-  recovery_fraction effective_flops (null where batch or size is not known); with --tokens, --flops or CONFIG steps and
-  tokens too; with --twin twins[], and the other keys only for a single sparsity.
+  JSON: gmp_start_step, gmp_end_step, num_pruning_events, average_density, final_density, dense_fraction, prune_fraction,
+  recovery_fraction, effective_flops (null if batch or size is not known); with --tokens, --flops or CONFIG also steps
+  and tokens; with --twin twins[], and the other keys only for a single sparsity.
 
   Example: maxtext-sparse plan --steps 72200 --sparsity 0.5
 
@@ -66,8 +114,6 @@ def plan(
   Example: maxtext-sparse plan --twin configs/models/162m.yml
   """
   avoid_accelerators()
-  from maxtext_sparse.plan.request import RunOptions
-
   keys = {
     "sparsity": sparsity,
     "gmp_pruning_frequency": frequency,
@@ -78,17 +124,22 @@ def plan(
   }
   given = [f"{key}={value}" for key, value in keys.items() if value is not None]
   with one_line_errors():
+    from maxtext_sparse.arguments import check_arguments
+    from maxtext_sparse.plan.request import RunOptions
+
+    check_arguments([*(arguments or []), *given])
     budget = RunOptions.parse(steps=steps, tokens=tokens, flops=flops, batch=batch, prunable=prunable, num_chips=chips)
     command = _print_twins if twin else _print_plan
     command([*(arguments or []), *given], budget, plot, as_json)
 
 
-def params(arguments: _Arguments = None, as_json: _Json = False) -> None:
-  """Total and prunable parameters of any MaxText config, from shapes alone: params CONFIG [CONFIG ...] [key=value ...]
+def params(arguments: RunArguments = None, as_json: Json = False) -> None:
+  """Counts the total and the prunable parameters of any MaxText config from shapes alone.
 
-  Counts what training with the same arguments would prune. Needs no accelerator and no memory for the weights.
+  The count is what training with the same arguments would prune. It needs neither an accelerator nor memory for the
+  weights.
 
-  JSON: total, prunable, matrices[] (name, shape, size of each prunable matrix, layers unfolded), left_dense[].
+  JSON: total, prunable, matrices[] (name, shape and size of each prunable matrix, each layer its own), left_dense[].
 
   Example: maxtext-sparse params configs/models/162m.yml
 
@@ -96,8 +147,10 @@ def params(arguments: _Arguments = None, as_json: _Json = False) -> None:
   """
   with one_line_errors():
     avoid_accelerators()
+    from maxtext_sparse.arguments import check_arguments
     from maxtext_sparse.plan.models import load_model
 
+    check_arguments(arguments or [])
     model = load_model(arguments or [])
     if as_json:
       print_json(model.to_dict())
@@ -105,6 +158,36 @@ def params(arguments: _Arguments = None, as_json: _Json = False) -> None:
     from maxtext_sparse.plan.text import print_model
 
     print_model(model, console())
+
+
+def preflight(
+  arguments: RunArguments = None,
+  topology: Annotated[str, typer.Option(help="A TPU topology that MaxText knows, such as v5p-128.")] = ...,  # type: ignore[assignment]  # required, although a default comes before it
+  slices: Annotated[int, typer.Option(min=1, help="Number of slices of that topology.")] = 1,
+  jobs: Annotated[int, typer.Option(min=1, help="Compilations at a time. Each takes a core and a few GB.")] = 2,
+  as_json: Json = False,
+) -> None:
+  """Compiles the real train step for a TPU topology on this machine, dense and sparse, and compares both.
+
+  It needs no TPU, only the libtpu that MaxText brings, and takes minutes. The exit status is 1 if the sparse step does
+  not fit into the memory of the chips.
+
+  JSON: dense, between_events and sparse, each with argument_bytes, temp_bytes, output_bytes, flops, bytes_accessed and
+  collectives; added_collectives[], fits, event_bytes, amortised_bytes, bars.
+
+  Example: maxtext-sparse preflight configs/models/1b.yml --topology v5p-128 sparsity=0.8
+  """
+  with one_line_errors():
+    from maxtext_sparse.preflight.compare import compare
+    from maxtext_sparse.preflight.text import print_comparison, to_dict
+
+    comparison = compare(arguments or [], topology, slices, jobs, lambda line: print(line, file=sys.stderr, flush=True))
+  if as_json:
+    print_json(to_dict(comparison))
+  else:
+    print_comparison(comparison, console())
+  if not comparison.fits:
+    raise typer.Exit(1)
 
 
 def _print_plan(arguments: list[str], budget: Any, plot: str | None, as_json: bool) -> None:
@@ -124,11 +207,10 @@ def _print_plan(arguments: list[str], budget: Any, plot: str | None, as_json: bo
 
 
 def _print_twins(arguments: list[str], budget: Any, plot: str | None, as_json: bool) -> None:
-  from maxtext_sparse.config import ConfigError
   from maxtext_sparse.plan.request import plan_twins
 
   if plot:
-    raise ConfigError(f"--plot={plot}: shows one run, leave out --twin")
+    raise ConfigError(f"--plot={plot}: draws one run, leave out --twin")
   found = plan_twins(arguments, budget)
   if as_json:
     print_json(found.to_dict())

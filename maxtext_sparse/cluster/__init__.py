@@ -1,4 +1,4 @@
-"""Training runs as workloads of a TPU cluster: the command of a pod, its names, and xpk, which submits it.
+"""Training runs as workloads of a TPU cluster: the pod's command, its settings, and xpk, which submits it.
 
-Needs neither MaxText nor a device on the machine that submits.
+The machine that submits needs neither MaxText nor an accelerator.
 """

@@ -1,4 +1,4 @@
-"""Checks of a JobSet manifest: well formed, and exactly what was asked for. xpk itself reports success either way."""
+"""Checks that a JobSet manifest is well formed and is what the user asked for. xpk reports success even if it is not."""
 
 from collections.abc import Iterator
 import math
@@ -18,10 +18,13 @@ TPU = "google.com/tpu"
 
 
 def check_manifest(text: str, workload: Workload) -> dict[str, Any]:
-  """The JobSet that `text` is.
+  """Parses a manifest and compares it with the workload that it was made for.
+
+  Returns:
+    The JobSet.
 
   Raises:
-    RunError: it is not YAML, not a JobSet, or not that of `workload`; the message names the first field at fault.
+    RunError: `text` is not YAML, not a JobSet, or not that of `workload`. The message names the first field at fault.
   """
   jobset = parse_jobset(text)
   for field, found, wanted in _comparisons(jobset, workload):
@@ -37,24 +40,27 @@ def parse_jobset(text: str) -> dict[str, Any]:
     RunError: naming the field at fault.
   """
   try:
-    jobset = yaml.safe_load(text)
+    jobset: Any = yaml.safe_load(text)
   except yaml.YAMLError as error:
-    raise RunError(f"manifest: not valid YAML ({' '.join(str(error).split())[:200]})") from error
+    raise RunError(f"manifest: is not valid YAML ({' '.join(str(error).split())[:200]})") from error
   kind = (jobset.get("apiVersion"), jobset.get("kind")) if isinstance(jobset, dict) else None
   if kind != (API_VERSION, "JobSet"):
     raise RunError(f"manifest: is {kind}, must be ({API_VERSION}, JobSet)")
   for field, found in _required(jobset):
     if not found:
       raise RunError(f"manifest: {field} is missing, a JobSet needs it")
+  assert isinstance(jobset, dict)
   return jobset
 
 
 def pod_of(jobset: dict[str, Any]) -> dict[str, Any]:
-  """The specification of the pods of the first replicated job."""
-  return jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+  """Returns the specification of the first replicated job's pods."""
+  pod: dict[str, Any] = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+  return pod
 
 
 def _required(jobset: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+  """Yields (field, value) of each field that must not be empty. It reads a field only after its parent was checked."""
   yield "metadata.name", (jobset.get("metadata") or {}).get("name")
   jobs = (jobset.get("spec") or {}).get("replicatedJobs") or []
   yield "spec.replicatedJobs", jobs
@@ -71,7 +77,7 @@ def _required(jobset: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _comparisons(jobset: dict[str, Any], workload: Workload) -> Iterator[tuple[str, Any, Any]]:
-  """(field, found, wanted)."""
+  """Yields (field, value found, value wanted)."""
   settings = workload.settings
   job, pod = jobset["spec"]["replicatedJobs"][0], pod_of(jobset)
   container = pod["containers"][-1]  # xpk puts its sidecar first
@@ -90,6 +96,6 @@ def _comparisons(jobset: dict[str, Any], workload: Workload) -> Iterator[tuple[s
     yield "image", container["image"], settings.docker_image
   for name, value in settings.env.items():
     yield f"env {name}", env.get(name), kubernetes_literal(value)
-  # A part of it: xpk's --enable-debug-logs puts exports before ours.
+  # Our command is the end of its line, because xpk's --enable-debug-logs puts exports before it.
   lines = [line for line in map(str.strip, script.splitlines()) if line.endswith(f"{workload.command}) & PID=$!;")]
   yield "number of lines with our command", len(lines), 1

@@ -1,4 +1,4 @@
-"""Names of workloads: at most 40 of a-z, 0-9 and hyphens, as xpk and Kubernetes want them."""
+"""Names of workloads and clusters. xpk and Kubernetes want at most 40 of a-z, 0-9 and hyphens."""
 
 import hashlib
 import re
@@ -11,7 +11,9 @@ _HASH_LENGTH = 6
 
 
 def workload_name(text: str) -> str:
-  """A valid name for `text`, always the same one; what had to be changed gets a hash, so that names stay distinct.
+  """Returns a valid workload name for `text`, always the same one.
+
+  A text that is not valid is repaired and gets a hash, so that two texts never share a name.
 
   Raises:
     ConfigError: `text` is empty.
@@ -22,15 +24,17 @@ def workload_name(text: str) -> str:
 
 
 def check_name(flag: str, name: str) -> None:
-  """Raises ConfigError, with the nearest valid name, where `name` is not valid."""
+  """Raises ConfigError, with the nearest valid name, if `name` is not valid."""
   if not is_valid(name):
     hint = f", such as {_repaired(name, with_hash=False)}" if name else ""
     raise ConfigError(
-      f"{flag}={name}: must start with a letter, have only a-z, 0-9 and hyphens inside, {MAX_LENGTH} at most{hint}"
+      f"{flag}={name}: must be at most {MAX_LENGTH} characters of a-z, 0-9 and hyphens, begin with a letter and not end "
+      f"with a hyphen{hint}"
     )
 
 
 def is_valid(name: str) -> bool:
+  """Whether xpk and Kubernetes accept `name`."""
   return len(name) <= MAX_LENGTH and _VALID.fullmatch(name) is not None
 
 

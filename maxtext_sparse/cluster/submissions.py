@@ -1,4 +1,4 @@
-"""What a sweep has submitted, `DIR/submitted.json`, so that nothing is submitted twice."""
+"""Remembers what a sweep has submitted, in `DIR/submitted.json`, so that nothing is submitted twice."""
 
 import datetime
 import json
@@ -14,7 +14,7 @@ _FILE = "submitted.json"
 
 
 class Submissions:
-  """Workload names and the runs that they are. Each change is on disk before the next step."""
+  """Maps workload names to the runs that were submitted under them. Each change is on disk before the next step."""
 
   def __init__(self, directory: str):
     """Reads the state of a sweep's folder.
@@ -26,22 +26,22 @@ class Submissions:
     self.workloads: dict[str, dict[str, Any]] = _read(self._path)
 
   def status(self, workload: str) -> str | None:
-    """`submitted`, `submitting` where a submission did not come back, None where there was none."""
+    """Returns `submitted`, or `submitting` if the submission never reported back, or None if there was none."""
     return self.workloads[workload]["status"] if workload in self.workloads else None
 
   def begin(self, workload: str, **details: Any) -> None:
-    """Before the submission: from here on, a crash leaves it in doubt."""
+    """Notes that a submission starts. A crash from here on leaves it in doubt."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     self.workloads[workload] = {**details, "status": SUBMITTING, "time": now}
     self._write()
 
   def finish(self, workload: str) -> None:
-    """After it."""
+    """Notes that the submission succeeded."""
     self.workloads[workload]["status"] = SUBMITTED
     self._write()
 
   def forget(self, workload: str) -> None:
-    """It did not happen, or shall happen again."""
+    """Removes the entry: the submission failed or is to be repeated."""
     del self.workloads[workload]
     self._write()
 
@@ -53,10 +53,11 @@ def _read(path: str) -> dict[str, dict[str, Any]]:
   try:
     with open(path, encoding="utf-8") as file:
       content = json.load(file)
-    if content["format"] != FORMAT:
-      raise ConfigError(f"{path}: format {content['format']}, this version reads format {FORMAT}")
-    return dict(content["workloads"])
+    written_format, workloads = content["format"], dict(content["workloads"])
   except FileNotFoundError:
     return {}
-  except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-    raise ConfigError(f"{path}: not a list of submissions ({error}), look at it before you submit anything") from error
+  except (OSError, KeyError, TypeError, ValueError) as error:  # ValueError: not UTF-8, not JSON, not pairs
+    raise ConfigError(f"{path}: is not a list of submissions ({error}), look at it before you submit anything") from error
+  if written_format != FORMAT:
+    raise ConfigError(f"{path}: has format {written_format}, this version reads format {FORMAT}")
+  return workloads

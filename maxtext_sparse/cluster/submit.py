@@ -1,16 +1,16 @@
-"""A sweep on a cluster: one workload per run, trunks before their branches, each submitted once."""
+"""Submits a sweep to a cluster: one workload per run, trunks before their branches, each of them once."""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import difflib
 import fnmatch
 
-from maxtext_sparse.cluster.arguments import read_config
+from maxtext_sparse.cluster.command import read_arguments
 from maxtext_sparse.cluster.names import workload_name
+from maxtext_sparse.cluster.settings import Settings
 from maxtext_sparse.cluster.submissions import Submissions, SUBMITTED, SUBMITTING
-from maxtext_sparse.cluster.workload import make_workload, Settings, Workload
+from maxtext_sparse.cluster.workload import make_workload, Workload
 from maxtext_sparse.cluster.xpk import WorkloadExistsError, Xpk
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, did_you_mean
 from maxtext_sparse.runs.files import folder_lock
 from maxtext_sparse.sweeps.branch import branch
 from maxtext_sparse.sweeps.manifest import Manifest, read_manifest, Run
@@ -21,13 +21,13 @@ FINISHED, ALREADY, WAITING, READY, DONE = "finished", "already submitted", "wait
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A run and where it stands.
+  """A run of a sweep and its state.
 
   Attributes:
-    run: of the manifest.
+    run: the run, from the sweep's manifest.
     workload: its name on the cluster.
     state: `finished`, `already submitted`, `waiting` for its trunk, `ready`, or `submitted` by this call.
-    manifest: YAML of the JobSet, in a dry run.
+    manifest: the JobSet as YAML in a dry run, otherwise None.
   """
 
   run: Run
@@ -36,21 +36,22 @@ class Entry:
   manifest: str | None = None
 
   def to_dict(self) -> dict[str, str | None]:
+    """The entry for JSON. `waits_for` is the trunk that a waiting run needs, `manifest` appears in a dry run only."""
     waits_for = self.run.trunk if self.state == WAITING else None
     shown = {} if self.manifest is None else {"manifest": self.manifest}
     return {"run": self.run.name, "workload": self.workload, "state": self.state, "waits_for": waits_for, **shown}
 
 
 def run_workload_name(manifest: Manifest, run: Run) -> str:
-  """The sweep's name goes before the run's: a cluster may have several sweeps."""
+  """Returns the run's name with the sweep's name in front, because one cluster may run several sweeps."""
   prefix = f"{manifest.name}-"
   return workload_name(run.name if run.name.startswith(prefix) else prefix + run.name)
 
 
 def dry_run_sweep(directory: str, settings: Settings, xpk: Xpk, only: str = "*") -> Iterator[Entry]:
-  """What `submit_sweep` would submit now, with the JobSets; changes nothing and reads no bucket."""
+  """Yields what `submit_sweep` would do now, with the JobSets. It changes nothing and reads no bucket."""
   manifest = read_manifest(directory)
-  finished = is_finished if "://" not in manifest.output_path else lambda manifest, run: False
+  finished = _is_never_finished if "://" in manifest.output_path else is_finished
   for entry in _plan(manifest, Submissions(directory), only, (), finished):
     if entry.state == READY:
       workload = _workload(manifest, entry, settings, is_real=False)
@@ -61,24 +62,26 @@ def dry_run_sweep(directory: str, settings: Settings, xpk: Xpk, only: str = "*")
 def submit_sweep(
   directory: str, settings: Settings, xpk: Xpk, only: str = "*", resubmit: Sequence[str] = ()
 ) -> Iterator[Entry]:
-  """Submits every run that is ready: trunks, runs without one, and branches whose trunk is finished.
+  """Submits every run that is ready: trunks, runs without a trunk, and branches whose trunk is finished.
+
+  All runs are checked before the first one is submitted.
 
   Args:
-    directory: a sweep's folder.
-    settings: where and how.
-    xpk: submits.
-    only: glob over run names.
-    resubmit: names of runs to submit although they were before.
+    directory: the sweep's folder.
+    settings: where and how to submit.
+    xpk: the program that submits.
+    only: glob over run names; other runs are left out.
+    resubmit: names of runs to submit again.
 
   Yields:
-    Each run, after its turn.
+    Each run after its turn.
 
   Raises:
-    ConfigError: a run cannot be submitted, or an earlier submission of one did not come back.
+    ConfigError: a run cannot be submitted, or an earlier submission never reported back.
     RunError: xpk failed.
   """
   manifest = read_manifest(directory)
-  with folder_lock(directory, f"{directory}: another sweep submit is running on it, wait for its end"):
+  with folder_lock(directory, f"{directory}: another sweep submit is running on it, wait until it ends"):
     submissions = Submissions(directory)
     entries = list(_plan(manifest, submissions, only, resubmit, is_finished))
     workloads = {e.run.name: _workload(manifest, e, settings, is_real=True) for e in entries if e.state == READY}
@@ -87,6 +90,12 @@ def submit_sweep(
         _submit(manifest, entry.run, workloads[entry.run.name], xpk, submissions)
         entry = dataclasses.replace(entry, state=DONE)
       yield entry
+
+
+def _is_never_finished(manifest: Manifest, run: Run) -> bool:
+  """Stands for `is_finished` where the answer would need a bucket."""
+  del manifest, run
+  return False
 
 
 def _plan(
@@ -116,12 +125,12 @@ def _state(
   if status and not again:
     if status == SUBMITTING:
       raise ConfigError(
-        f"{workload}: an earlier submission did not come back and may have worked; --resubmit {run.name} tries again"
-        " and takes a workload that exists for it"
+        f"{workload}: an earlier submission never reported back and may have worked; --resubmit {run.name} tries again"
+        " and accepts a workload of that name as this run"
       )
     if submissions.workloads[workload]["digest"] != run.digest:
       raise ConfigError(
-        f"{workload}: its config changed since it was submitted; delete the workload, then --resubmit {run.name}"
+        f"{workload}: its config has changed since it was submitted; delete the workload, then use --resubmit {run.name}"
       )
   if finished(manifest, run):
     return FINISHED
@@ -137,21 +146,21 @@ def _check_selection(names: dict[str, str], only: str, resubmit: Sequence[str]) 
     raise ConfigError(f"{twice}: another run of the sweep has the same workload name {names[twice]}, rename one")
   for name in resubmit:
     if name not in names and name not in by_workload:
-      near = difflib.get_close_matches(name, names, n=1, cutoff=0)
-      raise ConfigError(f"--resubmit={name}: no such run, did you mean {near[0]}?")
+      raise ConfigError(f"--resubmit={name}: no such run{did_you_mean(name, names, cutoff=0.0)}")
   if not fnmatch.filter(names, only):
     raise ConfigError(f"--only={only}: matches none of the {len(names)} runs, such as {next(iter(names))}")
 
 
 def _workload(manifest: Manifest, entry: Entry, settings: Settings, is_real: bool) -> Workload:
-  arguments = read_config(manifest.config_path(entry.run))
   try:
+    arguments = read_arguments([manifest.config_path(entry.run)])
     return make_workload(arguments, settings, entry.workload, is_real)
   except ConfigError as error:
     raise ConfigError(f"{entry.run.name}: {error}") from None
 
 
 def _submit(manifest: Manifest, run: Run, workload: Workload, xpk: Xpk, submissions: Submissions) -> None:
+  """Submits one run. A workload that exists is accepted only if an earlier submission of this run is in doubt."""
   was_in_doubt = submissions.status(workload.name) == SUBMITTING
   xpk.dry_run(workload)
   if run.trunk is not None:

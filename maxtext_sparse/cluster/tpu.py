@@ -1,16 +1,15 @@
-"""The TPU types of xpk 1.16: FAMILY-CORES, such as v5p-128, or FAMILY-TOPOLOGY, such as v5p-4x4x4."""
+"""The TPU types that xpk 1.16 knows: FAMILY-CORES, such as v5p-128, or FAMILY-TOPOLOGY, such as v5p-4x4x4."""
 
 from collections.abc import Iterator
 import dataclasses
-import difflib
 import functools
 import itertools
 import math
 
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, nearest
 
 _FLAT = ("2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-# Smaller than a cube of 4x4x4 chips, which all larger 3D slices are made of.
+# 3D slices of fewer than 64 chips. All larger ones are made of cubes of 4x4x4 chips.
 _BELOW_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _LONGEST_SIDE = 256
 
@@ -21,10 +20,10 @@ class Family:
 
   Attributes:
     accelerator: its value of the node label `cloud.google.com/gke-tpu-accelerator`.
-    cores_per_chip: what the number in a type counts.
-    topologies: slices made of few chips, or flat ones.
-    max_cubes: largest 3D slice, in cubes of 64 chips; 0 for flat families.
-    is_ordered: 3D topologies list their sides from short to long.
+    cores_per_chip: TensorCores per chip; the number in a type counts TensorCores.
+    topologies: the flat slices and those smaller than a cube of 64 chips.
+    max_cubes: size of the largest 3D slice in cubes of 64 chips; 0 for families without 3D slices.
+    is_ordered: whether 3D topologies list their sides from short to long only.
   """
 
   accelerator: str
@@ -34,6 +33,7 @@ class Family:
   is_ordered: bool = True
 
   def all_topologies(self) -> Iterator[str]:
+    """Yields every topology of the family, such as 4x8 or 4x4x8."""
     yield from self.topologies
     sides = range(1, min(self.max_cubes, _LONGEST_SIDE // 4) + 1)
     for cubes in itertools.product(sides, repeat=3):
@@ -50,7 +50,7 @@ FAMILIES = {
   "tpu7x": Family("tpu7x", 2, ("1x1x1", *_BELOW_A_CUBE), max_cubes=144),
 }
 
-# What MaxText, Google Cloud and people call them.
+# The names that MaxText, Google Cloud and people use instead.
 _OTHER_NAMES = {
   "v5e": "v5litepod",
   "v5lite": "v5litepod",
@@ -62,7 +62,7 @@ _OTHER_NAMES = {
 
 @functools.cache
 def tpu_types() -> dict[str, int]:
-  """Chips of a slice by its type."""
+  """Maps every type to its number of chips; v5p-128 and v5p-4x4x4 both have 64."""
   types = {}
   for name, family in FAMILIES.items():
     for topology in family.all_topologies():
@@ -72,18 +72,18 @@ def tpu_types() -> dict[str, int]:
 
 
 def check_tpu_type(tpu_type: str) -> None:
-  """Raises ConfigError, with the nearest one, where xpk has no such type."""
+  """Raises ConfigError, with the nearest type, if xpk has no such type."""
   if tpu_type not in tpu_types():
     raise ConfigError(f"--tpu-type={tpu_type}: xpk has no such type, did you mean {nearest_type(tpu_type)}?")
 
 
 def family_of(tpu_type: str) -> Family:
-  """The generation of a type that exists."""
+  """Returns the generation of a valid type."""
   return FAMILIES[tpu_type.partition("-")[0]]
 
 
 def nearest_type(tpu_type: str) -> str:
-  """The type that was most likely meant: right family first, then the size nearest by ratio."""
+  """Returns the type that was most likely meant: the right family first, then the size with the smallest ratio."""
   family, size = _split(tpu_type.lower())
   if f"{family}-{size}" in tpu_types():
     return f"{family}-{size}"
@@ -91,15 +91,15 @@ def nearest_type(tpu_type: str) -> str:
   if size.isdecimal() and int(size) > 0:
     numbered = [other for other in candidates if "x" not in other.partition("-")[2]]
     return min(numbered, key=lambda other: abs(math.log(int(other.rpartition("-")[2]) / int(size))))
-  likeness = lambda other: difflib.SequenceMatcher(None, other, f"{family}-{size}").ratio()
-  return max(candidates, key=lambda other: (likeness(other), -tpu_types()[other]))
+  candidates.sort(key=tpu_types().__getitem__)  # the smallest slice of those that are equally near
+  return nearest(f"{family}-{size}", candidates, cutoff=0.0) or candidates[0]
 
 
 def _split(tpu_type: str) -> tuple[str, str]:
-  """Family and size, of a type that may lack the hyphen or name the family otherwise."""
+  """Splits a type into family and size. The type may lack the hyphen or use another name of the family."""
   known = _OTHER_NAMES | {name: name for name in FAMILIES}
   for name in sorted(known, key=len, reverse=True):
     if tpu_type.startswith(name):
       return known[name], tpu_type.removeprefix(name).strip("-_ ")
   name, _, size = tpu_type.partition("-")
-  return (*difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.5), "v5litepod")[0], size
+  return nearest(name, FAMILIES, cutoff=0.5) or "v5litepod", size

@@ -1,4 +1,4 @@
-"""xpk, run as the program that it is: it lives in an environment of its own and never shares MaxText's."""
+"""Calls xpk as a program. xpk lives in an environment of its own, because its requirements clash with MaxText's."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -13,35 +13,35 @@ from maxtext_sparse.errors import ConfigError, RunError
 
 BOOTSTRAP = "bash launch/xpk.sh"
 VARIABLE = "XPK"
-# Beside what xpk restarts on, 127 to 255 and 42, with which a stopped sparse run ends: lost connections end with 1. A
-# config that cannot work ends with 2, for good.
+# xpk itself restarts a workload that ends with 127 to 255 or with 42, the status of a stopped sparse run. We add 1, the
+# status after a lost connection. A config that cannot work ends with 2 and is not restarted.
 RESTART_STATUS = 1
 
 _EXISTS = "already exists, do you want to overwrite it?"
 
 
 class WorkloadExistsError(RunError):
-  """The cluster has a workload of that name."""
+  """The cluster already has a workload of that name."""
 
 
 class Xpk:
   """An installed xpk."""
 
   def __init__(self, path: str | None = None):
-    """Finds xpk: `path`, or the variable XPK, or on the PATH.
+    """Finds xpk at `path`, or else where the variable XPK says, or else on the PATH.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is no such program.
     """
     self.path = _find(path)
 
   def dry_run(self, workload: Workload) -> str:
-    """The JobSet that xpk would submit, as YAML; needs neither a cluster nor a network.
+    """Returns the JobSet that xpk would submit, as YAML. This needs neither a cluster nor a network.
 
     Raises:
-      RunError: xpk refuses, or what it wrote is not what was asked for.
+      RunError: xpk refuses, or the JobSet that it wrote is not what `workload` asks for.
     """
-    # xpk writes its settings into HOME, which a dry run leaves alone.
+    # xpk writes its settings into HOME. A dry run gives it another one and leaves the user's alone.
     with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as home:
       manifest = os.path.join(home, "manifest.yaml")
       flags = ["--dry-run", "--skip-validation", f"--output-manifest-file={manifest}"]
@@ -55,15 +55,15 @@ class Xpk:
     """Submits a workload.
 
     Raises:
-      WorkloadExistsError: the cluster has a workload of that name.
-      RunError: xpk failed otherwise; whether the workload was created is not known.
+      WorkloadExistsError: the cluster already has a workload of that name.
+      RunError: xpk failed for another reason. Whether the workload was created is not known.
     """
     self._call(create_arguments(workload), {})
 
   def _call(self, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
     environment = {"TELEMETRY_ENABLED": "false", **os.environ, **variables}
-    environment.pop("PYTHONPATH", None)  # xpk has its own packages
-    # No input: asked whether to overwrite a workload that exists, xpk then fails instead.
+    environment.pop("PYTHONPATH", None)  # xpk must find its own packages
+    # xpk asks whether it shall overwrite a workload that exists. Without an input it fails instead.
     done = subprocess.run(
       [self.path, *arguments],
       stdin=subprocess.DEVNULL,
@@ -80,7 +80,7 @@ class Xpk:
 
 
 def create_arguments(workload: Workload) -> list[str]:
-  """The arguments of xpk that submit `workload`; flag and value are one word, as values may begin with a hyphen."""
+  """Returns xpk's arguments for `workload`. Flag and value are one word, because a value may begin with a hyphen."""
   settings = workload.settings
   image = ("docker-image", settings.docker_image) if settings.docker_image else ("base-docker-image", None)
   flags = {
@@ -101,7 +101,7 @@ def create_arguments(workload: Workload) -> list[str]:
 
 
 def env_text(value: str) -> str:
-  """What xpk has to paste between double quotes, so that `value` arrives in the pod."""
+  """Returns the text that xpk has to paste between double quotes so that `value` arrives in the pod."""
   return yaml_quoted(kubernetes_literal(value))[1:-1]
 
 
@@ -116,7 +116,7 @@ def _find(path: str | None) -> str:
 
 
 def _reason(output: str) -> str:
-  """The line of xpk's output that says why it failed."""
+  """Returns the line of xpk's output that says why it failed."""
   lines = [line.removeprefix("[XPK]").strip() for line in output.splitlines() if line.strip()]
   for line in lines:
     if _EXISTS in line:

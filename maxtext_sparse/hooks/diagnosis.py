@@ -1,6 +1,7 @@
 """Whether the plugin fits an environment: versions, places and every hook, as one report (`maxtext-sparse doctor`)."""
 
 from collections.abc import Iterator
+import glob
 import importlib
 import importlib.metadata
 import inspect
@@ -85,13 +86,15 @@ def _patch_state(path: Path) -> str:
 
 
 def _devices() -> str:
-  import jax
-
-  try:
-    devices = jax.devices()
-  except RuntimeError as error:
-    return f"none ({str(error).splitlines()[0]})"
-  return f"{len(devices)} x {devices[0].device_kind}"
+  """The accelerators of this machine by their device files. Asking jax would take hold of them, or wait for them."""
+  kinds = {
+    "TPU": ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*"),
+    "NVIDIA GPU": ("/dev/nvidia[0-9]*",),
+    "AMD GPU": ("/dev/kfd",),
+  }
+  counts = {kind: sum(len(glob.glob(pattern)) for pattern in patterns) for kind, patterns in kinds.items()}
+  found = [f"{count} x {kind}" for kind, count in counts.items() if count]
+  return ", ".join(found) or "no accelerator, CPU only"
 
 
 def _hints(report: dict[str, Any]) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""The patch set: sparsity keys native in a MaxText checkout or install, applied and taken off byte for byte."""
+"""The patch set: it makes the sparsity keys native in a MaxText checkout or install, and reverts byte for byte."""

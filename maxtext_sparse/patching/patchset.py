@@ -1,7 +1,7 @@
-"""Reads the patch files and applies their hunks in memory. A patch fits exactly or not at all: no fuzz, no offsets.
+"""Reads the patch files and applies their hunks in memory. A patch fits exactly or not at all, without fuzz or offsets.
 
-A patch file is a header that `git apply` skips, with one line `path before after` per file (SHA-256, `-` where the file
-is not there), then a unified diff.
+A patch file begins with a header that `git apply` skips. The header has one line `path before after` per file, where
+`before` and `after` are SHA-256 digests, or `-` if the file does not exist. A line `---` and a unified diff follow.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ class FilePatch:
   """One file of a patch.
 
   Attributes:
-    path: below the package folder, e.g. `configs/base.yml`.
-    before: SHA-256 of the unpatched file, `-` if the patch creates it.
+    path: path below the package folder, such as `configs/base.yml`.
+    before: SHA-256 of the unpatched file, `-` if the patch creates the file.
     after: SHA-256 of the patched file.
-    hunks: (first line before, first line after, diff lines) each.
+    hunks: each is (its first line before, its first line after, its diff lines). Lines count from 1.
   """
 
   path: str
@@ -33,13 +33,13 @@ class FilePatch:
   hunks: tuple[tuple[int, int, tuple[str, ...]], ...]
 
   def apply(self, content: bytes | None) -> bytes:
-    """The patched content of a file whose digest is `before`."""
+    """Returns the patched content of a file whose digest is `before`."""
     patched = "".join(self._patched(_lines(content), reverse=False)).encode()
     assert digest(patched) == self.after, f"{self.path}: the patch file and its digests disagree"
     return patched
 
   def revert(self, content: bytes) -> bytes | None:
-    """The original content of a file whose digest is `after`; None if the patch created it."""
+    """Returns the original content of a file whose digest is `after`, or None if the patch created the file."""
     if self.before == _ABSENT:
       return None
     original = "".join(self._patched(_lines(content), reverse=True)).encode()
@@ -47,7 +47,7 @@ class FilePatch:
     return original
 
   def _patched(self, lines: Sequence[str], reverse: bool) -> Iterator[str]:
-    position = 0
+    position = 0  # number of lines that have been read
     removed, added = ("+", "-") if reverse else ("-", "+")
     for first_before, first_after, diff in self.hunks:
       start = max(0, (first_after if reverse else first_before) - 1)
@@ -59,7 +59,13 @@ class FilePatch:
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-  """One patch file: a MaxText release (or `main` at one commit) and what changes in it."""
+  """One patch file.
+
+  Attributes:
+    release: the MaxText release that it fits, or `main` for one commit of the main branch.
+    files: what changes, file by file.
+    text: the whole patch file.
+  """
 
   release: str
   files: tuple[FilePatch, ...]
@@ -67,12 +73,13 @@ class Patch:
 
 
 def digest(content: bytes | None) -> str:
+  """Returns the SHA-256 of a file's content in hexadecimal, `-` for a file that does not exist."""
   return _ABSENT if content is None else hashlib.sha256(content).hexdigest()
 
 
 @functools.cache
 def all_patches() -> tuple[Patch, ...]:
-  """Every patch that ships with the package, by release."""
+  """Returns every patch that ships with the package, sorted by release."""
   return tuple(parse(path) for path in sorted(_patches_folder().glob("maxtext-*.patch")))
 
 
@@ -108,7 +115,7 @@ def _lines(content: bytes | None) -> list[str]:
 
 
 def _patches_folder() -> Path:
-  """Inside an installed wheel, or at the top of a checkout."""
+  """The folder is inside the package in an installed wheel, and beside the package in a checkout."""
   package = Path(__file__).parents[1]
   inside = package / "patches"
   return inside if inside.is_dir() else package.parent / "patches"

@@ -1,16 +1,20 @@
-"""A MaxText tree on disk, which patch it has, and changing it: everything is checked before anything is written."""
+"""Recognises and changes a MaxText tree on disk. Everything is checked before anything is written."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import os
 from pathlib import Path
 import shutil
+from typing import Literal
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.patching.diff import unified_diff
 from maxtext_sparse.patching.patchset import all_patches, digest, Patch
 
 APPLIED, NOT_APPLIED, PARTLY, FOREIGN = "applied", "not applied", "partly", "foreign"
+Verb = Literal["apply", "revert"]
+# Ending of the new files while they are staged beside the old ones.
 _ASIDE = ".maxtext_sparse_patch"
 
 
@@ -20,9 +24,9 @@ class Status:
 
   Attributes:
     state: `applied`, `not applied`, `partly` or `foreign`.
-    release: the release that its files belong to; the likeliest one where the tree is foreign.
-    applied: patched files.
-    modified: files that are neither as released nor as patched.
+    release: the release that its files belong to, or the most similar one if the tree is foreign.
+    applied: the patched files.
+    modified: the files that are neither as released nor as patched.
   """
 
   state: str
@@ -38,34 +42,49 @@ class Tree:
     self.root = find_package(path)
     self.patch, self.status = self._recognise()
 
-  def apply(self) -> list[str]:
-    """Patches what is not patched yet; returns the files changed.
+  def change(self, verb: Verb) -> list[str]:
+    """Applies or reverts the patch. A tree that is patched in part is completed.
+
+    Returns:
+      The files that changed.
 
     Raises:
-      ConfigError: a target file is locally modified, or leaves the tree through a link.
+      ConfigError: a target file is locally modified or leaves the tree through a link, or a file cannot be written. The
+        tree is then as before.
     """
-    self.refuse_modified("apply")
-    return self._replace({f.path: f.apply for f in self.patch.files if f.path not in self.status.applied})
+    edits = self._edits(verb)
+    with self._told_as_config_error():
+      self._remove_staged()
+      self._replace(edits)
+    return list(edits)
 
-  def revert(self) -> list[str]:
-    """Restores the released files byte for byte; returns the files changed.
+  def preview(self, verb: Verb) -> dict[str, str]:
+    """Returns what `change` would do: path -> diff that `git apply` takes in a checkout, of each file that would change.
 
     Raises:
-      ConfigError: as for `apply`.
+      ConfigError: a target file is locally modified or leaves the tree through a link.
     """
-    self.refuse_modified("revert")
-    return self._replace({f.path: f.revert for f in self.patch.files if f.path in self.status.applied})
+    edits = self._edits(verb)
+    return {path: unified_diff(f"src/maxtext/{path}", self.read(path), content) for path, content in edits.items()}
+
+  def describe(self) -> str:
+    """Returns one line with the place, the release and the state of the tree, and the names of modified files."""
+    detail = f", changed: {', '.join(self.status.modified)}" if self.status.modified else ""
+    return f"{self.root}: MaxText {self.status.release}, {self.status.state}{detail}"
 
   def read(self, path: str) -> bytes | None:
-    """Content of a file below the package, None if absent.
+    """Returns the content of a file below the package, or None if there is no such file.
 
     Raises:
-      ConfigError: the path leads out of the tree.
+      ConfigError: the path leads out of the tree, or the file cannot be read.
     """
     file = self.root / path
     if file.is_symlink() or not file.resolve().is_relative_to(self.root):
-      raise ConfigError(f"{file}: a link, and could lead out of the tree; replace it by a file")
-    return file.read_bytes() if file.exists() else None
+      raise ConfigError(f"{file}: is a link and could lead out of the tree, replace it by a file")
+    try:
+      return file.read_bytes() if file.exists() else None
+    except OSError as error:
+      raise ConfigError(f"{file}: cannot read ({error.strerror})") from error
 
   def _recognise(self) -> tuple[Patch, Status]:
     candidates = [(patch, self._status(patch)) for patch in all_patches()]
@@ -78,55 +97,78 @@ class Tree:
     state = FOREIGN if modified else {0: NOT_APPLIED, len(patch.files): APPLIED}.get(len(applied), PARTLY)
     return Status(state, patch.release, applied, modified)
 
-  def refuse_modified(self, verb: str) -> None:
+  def _edits(self, verb: Verb) -> dict[str, bytes | None]:
+    """Returns path -> new content of each file that changes. None removes the file."""
     if self.status.state == FOREIGN:
       raise ConfigError(
-        f"{self.root}: cannot {verb}, closest to {self.status.release} but changed in "
+        f"{self.root}: cannot {verb}, the files are closest to {self.status.release} but changed in "
         f"{', '.join(self.status.modified)}; restore these files, or use `git apply -3` with the patch file"
       )
+    if verb == "apply":
+      return {file.path: file.apply(self.read(file.path)) for file in self.patch.files if not self._is_applied(file.path)}
+    applied = [file for file in self.patch.files if self._is_applied(file.path)]
+    return {file.path: file.revert(self.read(file.path) or b"") for file in applied}
 
-  def _replace(self, edits: Mapping) -> list[str]:
-    """Replaces files one by one, each atomically; a failure puts those replaced before it back.
+  def _is_applied(self, path: str) -> bool:
+    return path in self.status.applied
 
-    A kill in between leaves whole files of both kinds, which `check` calls partly and `apply` or `revert` completes.
+  def _replace(self, edits: Mapping[str, bytes | None]) -> None:
+    """Writes all new files beside the old ones and renames them only then.
+
+    A full disk is met while nothing has changed yet. If a rename fails, the earlier ones are undone. A kill in between
+    leaves whole files of both kinds, which `check` calls partly and which `apply` or `revert` completes.
     """
     old = {path: self.read(path) for path in edits}
-    new = {path: edit(old[path]) for path, edit in edits.items()}
-    self._remove_leftovers()
     done: list[str] = []
     try:
-      for path, content in new.items():
-        self._write(path, content)
+      for path, content in edits.items():
+        self._stage(path, content)
+      for path, content in edits.items():
+        self._commit(path, content)
         done.append(path)
-    except OSError as error:
-      for written in done:
-        self._write(written, old[written])
-      raise ConfigError(f"{self.root / path}: cannot write ({error.strerror}), the tree is as before") from error
-    return done
+    except OSError:
+      self._remove_staged()
+      for path in done:
+        self._stage(path, old[path])
+        self._commit(path, old[path])
+      raise
 
-  def _write(self, path: str, content: bytes | None) -> None:
-    file = self.root / path
+  def _stage(self, path: str, content: bytes | None) -> None:
+    """Writes a new file. Package managers hard-link installs to their cache, so the old file itself must not change."""
+    if content is not None:
+      self._staged(path).write_bytes(content)
+      if (self.root / path).exists():
+        shutil.copymode(self.root / path, self._staged(path))
+
+  def _commit(self, path: str, content: bytes | None) -> None:
     if content is None:
-      file.unlink()
-      return
-    # A new file and a rename: package managers hard-link installs to their cache, which must not change.
-    aside = file.with_name(file.name + _ASIDE)
-    aside.write_bytes(content)
-    if file.exists():
-      shutil.copymode(file, aside)
-    os.replace(aside, file)
+      (self.root / path).unlink()
+    else:
+      os.replace(self._staged(path), self.root / path)
 
-  def _remove_leftovers(self) -> None:
+  def _staged(self, path: str) -> Path:
+    return self.root / (path + _ASIDE)
+
+  def _remove_staged(self) -> None:
+    """Removes what a failure, or an earlier process that was killed, has left."""
     for file in self.patch.files:
-      with contextlib.suppress(FileNotFoundError):
-        (self.root / (file.path + _ASIDE)).unlink()
+      if self._staged(file.path).exists():
+        self._staged(file.path).unlink()
+
+  @contextlib.contextmanager
+  def _told_as_config_error(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      place = error.filename or self.root
+      raise ConfigError(f"{place}: cannot write ({error.strerror}), the tree is as before") from error
 
 
 def find_package(path: str) -> Path:
-  """The package folder in a checkout (`src/maxtext`), a site-packages folder, or given itself.
+  """Finds the package folder in a checkout (`src/maxtext`) or in a site-packages folder, or takes `path` itself as it.
 
   Raises:
-    ConfigError: there is no MaxText below the path.
+    ConfigError: there is no MaxText at the path.
   """
   given = Path(path)
   for candidate in (given / "src" / "maxtext", given / "maxtext", given):

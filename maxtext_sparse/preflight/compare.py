@@ -1,4 +1,4 @@
-"""Three train steps of one config, compiled side by side: dense, between pruning events, and whole."""
+"""Compiles three train steps of one config side by side: dense, between two pruning events, and at an event."""
 
 from collections.abc import Callable, Sequence
 import concurrent.futures
@@ -12,29 +12,37 @@ import tempfile
 import time
 from typing import Any
 
+from maxtext_sparse.arguments import check_arguments
 from maxtext_sparse.errors import ConfigError, RunError
+from maxtext_sparse.local.process import last_meaningful_line
 from maxtext_sparse.preflight.hlo import added, Collective
 from maxtext_sparse.preflight.topologies import check_topology, hbm_bytes
 
-# Keys that make each program of the config, put last so that they win.
+# The keys that make each program out of the config. They replace the user's.
 _OFF = ("pruning_structure=none", "gmp_start_step=-1", "gmp_end_step=-1")
 _PROGRAMS: dict[str, tuple[str, ...]] = {
   "dense": ("sparsity=0.0", "pruning_method=global_gradual", *_OFF),
-  # Masks gradients and updates as every step does, without the search.
+  # Masks gradients and updates, as every step does, and never searches for a threshold.
   "between_events": ("sparsity=0.0", "pruning_method=hold", *_OFF),
   "sparse": (),
 }
-# Reads of the prunable weights that an event takes: one that counts zeros, and the search's passes, up to 9 down to a
-# density of 0.2 (tests/pruning/test_search.py). The program's text holds three: zeros, magnitudes, ties.
+# How often an event reads all prunable weights: once to count zeros, and then once per pass of the search, which takes up
+# to 9 passes down to a density of 0.2 (tests/pruning/test_search.py). The compiler counts a loop's body once, so it
+# counts three reads: zeros, magnitudes, ties.
 READS_PER_EVENT = 10
 _READS_IN_TEXT = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """Cost of one compiled train step, on each device; bytes and FLOPs as the compiler counts them.
+  """The cost of one compiled train step on each device, as the compiler counts it.
 
-  `out_of_memory` is the compiler's sentence where it refused the step; then nothing else is known.
+  Attributes:
+    argument_bytes, temp_bytes, output_bytes, alias_bytes, code_bytes: memory; `alias_bytes` is the part of the outputs
+      that overwrites arguments.
+    flops, bytes_accessed: work of the step. The body of a loop counts once.
+    collectives: what the step moves between devices.
+    out_of_memory: the compiler's sentence if the step does not fit. Nothing else is known then.
   """
 
   argument_bytes: int = 0
@@ -49,11 +57,11 @@ class Step:
 
   @property
   def total_bytes(self) -> int:
-    """Memory in use at once: outputs that overwrite arguments count once."""
+    """Memory that is in use at once. Outputs that overwrite arguments count once."""
     return self.argument_bytes + self.temp_bytes + self.output_bytes - self.alias_bytes + self.code_bytes
 
   def collective_totals(self) -> dict[str, dict[str, int]]:
-    """Kind -> number and total bytes."""
+    """Maps each kind of collective to its count and its total bytes."""
     totals: dict[str, dict[str, int]] = {}
     for collective in self.collectives:
       total = totals.setdefault(collective.kind, {"count": 0, "bytes": 0})
@@ -64,7 +72,16 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """A config on a topology: its train step dense, between events, and as it runs (`sparse`, with the event's branch)."""
+  """The three train steps of one config on one topology.
+
+  Attributes:
+    topology: a name that MaxText knows.
+    sparsity: S of the config.
+    frequency: P, steps between pruning events.
+    dense: the step of stock MaxText.
+    between_events: the step of a sparse run without the branch of the event.
+    sparse: the step as it runs, with the branch of the event.
+  """
 
   topology: str
   sparsity: float
@@ -75,13 +92,16 @@ class Comparison:
 
   @property
   def fits(self) -> bool:
+    """Whether the sparse step fits into the memory of the devices."""
     return not self.sparse.out_of_memory
 
   @property
   def hbm_bytes(self) -> int | None:
+    """Memory of one device, None if it is not known."""
     return hbm_bytes(self.topology)
 
   def added_collectives(self) -> list[Collective]:
+    """The collectives of the sparse step that the dense step does not have."""
     return added(self.dense.collectives, self.sparse.collectives)
 
   def event_bytes(self) -> float:
@@ -89,7 +109,7 @@ class Comparison:
     return self._mask_bytes() + self._search_bytes()
 
   def amortised_bytes(self) -> float:
-    """Bytes beyond a dense step in the mean over one period P."""
+    """Bytes beyond a dense step, averaged over one period of P steps."""
     return self._mask_bytes() + self._search_bytes() / self.frequency
 
   def _mask_bytes(self) -> float:
@@ -108,20 +128,24 @@ def compare(
   Args:
     arguments: `CONFIG ... key=value ...`, as for `train`.
     topology: a name that MaxText knows.
-    num_slices: slices of it.
-    num_jobs: processes at a time.
-    tell: called with a line when a program is done.
+    num_slices: number of slices of that topology.
+    num_jobs: number of processes at a time.
+    tell: is called with a line when a program is done.
 
   Raises:
-    ConfigError: a bad topology, or a config that MaxText or the plugin refuses, or one that does not prune.
-    RunError: the compiler failed for another reason than memory.
+    ConfigError: the topology is unknown, MaxText or the plugin refuses the config, or the config does not prune.
+    RunError: the compiler failed, and not for lack of memory.
   """
+  target = (f"compile_topology={topology}", f"compile_topology_num_slices={num_slices}")
+  check_arguments([*arguments, *target])
   check_topology(topology)
-  target = (f"compile_topology={topology}", f"compile_topology_num_slices={num_slices}", "log_config=False")
   with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as folder:
-    start = lambda name: _compile(name, [*arguments, *target, *_PROGRAMS[name]], folder, tell)
+
+    def start(name: str) -> dict[str, Any]:
+      return _compile(name, _with_keys(arguments, [*target, "log_config=False", *_PROGRAMS[name]]), folder, tell)
+
     with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
-      # The sparse one first: it is the one that a bad key fails.
+      # The sparse program comes first, because it is the one that a bad key fails.
       pending = {name: pool.submit(start, name) for name in reversed(_PROGRAMS)}
       try:
         told = {name: future.result() for name, future in pending.items()}
@@ -135,9 +159,9 @@ def compare(
 def _compile(name: str, arguments: Sequence[str], folder: str, tell: Callable[[str], None]) -> dict[str, Any]:
   out, log = (os.path.join(folder, f"{name}.{suffix}") for suffix in ("json", "log"))
   command = [sys.executable, "-m", "maxtext_sparse.preflight.compile", out, *arguments]
-  # The TPU compiler is found through jax's TPU platform, which needs no TPU.
+  # jax finds the TPU compiler through its TPU platform, which needs no TPU.
   environment = {key: value for key, value in os.environ.items() if key not in ("JAX_PLATFORMS", "XLA_FLAGS")}
-  # Without a TPU there is nothing that two processes could fight for.
+  # Only one process may use a TPU, but the compiler alone uses none.
   environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"
   started = time.monotonic()
   with open(log, "w", encoding="utf-8") as file:
@@ -149,26 +173,31 @@ def _compile(name: str, arguments: Sequence[str], folder: str, tell: Callable[[s
   if status != 0 or not told:
     raise _failure(name, log, status)
   if name == "sparse" and not told["is_active"]:
-    raise ConfigError(f"sparsity={told['sparsity']}: nothing to compare with dense, give sparsity=0.8, say")
+    raise ConfigError(f"sparsity={told['sparsity']}: this run is dense, give for example sparsity=0.8")
   tell(f"{name}: compiled in {time.monotonic() - started:.0f} s")
   return told
 
 
 def _read(path: str) -> dict[str, Any]:
   with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-    return json.load(file)
+    told: dict[str, Any] = json.load(file)
+    return told
   return {}
 
 
 def _failure(name: str, log: str, status: int) -> Exception:
-  """The child's own one line if it ended with one, its last line otherwise."""
+  """The child's own one line if it refused the config, and otherwise what its log says."""
   with open(log, encoding="utf-8", errors="replace") as file:
-    lines = [line.strip() for line in file if line.strip()]
-  marker = "maxtext-sparse: error: "
-  ours = [line.removeprefix(marker) for line in lines if line.startswith(marker)]
-  if ours:
-    return ConfigError(ours[-1])
-  return RunError(f"{name}: compilation ended with status {status}: {lines[-1] if lines else 'no output'}")
+    reason = last_meaningful_line(file.read())
+  if status == ConfigError.exit_status:
+    return ConfigError(reason)
+  return RunError(f"{name}: compilation ended with status {status}: {reason}")
+
+
+def _with_keys(arguments: Sequence[str], replaced: Sequence[str]) -> list[str]:
+  """Replaces keys of `arguments`, since no key may be given twice."""
+  keys = {override.partition("=")[0] for override in replaced}
+  return [*(argument for argument in arguments if argument.partition("=")[0] not in keys), *replaced]
 
 
 def _step(told: dict[str, Any]) -> Step:

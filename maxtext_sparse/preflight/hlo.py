@@ -1,4 +1,4 @@
-"""What a compiled program moves between devices, read from its HLO text."""
+"""Reads from a compiled program's HLO text what it moves between devices."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 
-# `%name = TYPE opcode(operands), attributes`; TYPE may be a tuple with layouts and comments.
+# `%name = TYPE opcode(operands), attributes`, where TYPE may be a tuple with layouts and comments.
 _INSTRUCTION = re.compile(
   r"^\s*(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<type>.*?) (?P<opcode>[a-z][a-z0-9-]*)\((?P<operands>[^)]*)\)"
 )
@@ -17,11 +17,11 @@ KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-broadcast", "coll
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One collective of the program's text; one inside a loop's body counts once.
+  """One collective in the program's text. A collective in the body of a loop counts once.
 
   Attributes:
     kind: HLO opcode, without the suffix of its asynchronous form.
-    arrays: types of what it takes and gives, without layouts.
+    arrays: types of its operands and results, without layouts.
     num_bytes: size of its operands or of its results, whichever is larger, on each chip.
     op_name: where it comes from in the traced program.
   """
@@ -33,7 +33,7 @@ class Collective:
 
 
 def collectives(text: str) -> list[Collective]:
-  """All collectives of an HLO module's text, in its order; an asynchronous pair counts once, at its start."""
+  """Returns all collectives of an HLO module's text in its order. An asynchronous pair counts once, at its start."""
   sizes: dict[str, int] = {}
   found = []
   for line in text.splitlines():
@@ -47,7 +47,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def added(dense: Sequence[Collective], sparse: Sequence[Collective]) -> list[Collective]:
-  """Those of `sparse` without a counterpart of the same kind and arrays in `dense`."""
+  """Returns those of `sparse` that have no counterpart of the same kind and arrays in `dense`."""
   left = Counter((collective.kind, collective.arrays) for collective in dense)
   extra = []
   for collective in sparse:
@@ -63,14 +63,14 @@ def _read_collective(match: re.Match[str], sizes: dict[str, int], line: str) -> 
   results = sizes[match["name"]]
   kind = match["opcode"].removesuffix("-start")
   if kind != match["opcode"] and kind != "all-reduce":
-    results -= operands  # the result of an asynchronous start repeats its operands
+    results -= operands  # the results of an asynchronous start repeat its operands
   op_name = _OP_NAME.search(line)
   arrays = ", ".join(array[0] for array in _ARRAY.finditer(match["type"]))
   return Collective(kind, arrays, max(operands, results), op_name[1] if op_name else "")
 
 
 def _num_bytes(hlo_type: str) -> int:
-  """Size of all arrays of a type; sub-byte types count as their bits."""
+  """Size of all arrays of a type, rounded down to bytes at the end: u4[3] is 1 byte."""
   bits = 0
   for array in _ARRAY.finditer(hlo_type):
     width = re.search(r"\d+", array["dtype"])

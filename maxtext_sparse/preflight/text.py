@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from maxtext_sparse.preflight.compare import Comparison, READS_PER_EVENT, Step
+from maxtext_sparse.terminal import new_table, say
 
-# What "no cost" means here, against the dense step.
+# The most that sparsity may cost beyond the dense step to count as free.
 _MAX_ARGUMENT_BYTES = 1024
 _MAX_TEMP_SHARE = 0.01
 _MAX_FLOPS_SHARE = 0.005
@@ -18,17 +18,17 @@ _MAX_COLLECTIVE_BYTES = 64 * 1024
 _ROWS = ("argument_bytes", "temp_bytes", "output_bytes", "flops", "bytes_accessed")
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-  """Everything that the compiler told; the collectives by kind, those that sparsity added by name."""
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+  """Everything that the compiler reported, for JSON: collectives by kind, and the added ones one by one."""
   return {
     "topology": comparison.topology,
     "sparsity": comparison.sparsity,
     "gmp_pruning_frequency": comparison.frequency,
     "hbm_bytes": comparison.hbm_bytes,
     "fits": comparison.fits,
-    "dense": _step_json(comparison.dense),
-    "between_events": _step_json(comparison.between_events),
-    "sparse": _step_json(comparison.sparse),
+    "dense": _step_dict(comparison.dense),
+    "between_events": _step_dict(comparison.between_events),
+    "sparse": _step_dict(comparison.sparse),
     "added_collectives": [dataclasses.asdict(collective) for collective in comparison.added_collectives()],
     "event_bytes": comparison.event_bytes(),
     "amortised_bytes": comparison.amortised_bytes(),
@@ -37,7 +37,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def bars(comparison: Comparison) -> dict[str, bool]:
-  """Which of the bounds on the cost of sparsity hold."""
+  """Tells for each bound on the cost of sparsity whether it holds."""
   dense, sparse = comparison.dense, comparison.sparse
   largest = max((collective.num_bytes for collective in comparison.added_collectives()), default=0)
   return {
@@ -49,25 +49,25 @@ def bars(comparison: Comparison) -> dict[str, bool]:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-  """Tables of the steps and of their collectives, and what sparsity costs."""
-  console.print(f"{comparison.topology}, sparsity {comparison.sparsity:g}, each device")
+  """Prints tables of the steps and of their collectives, and then what sparsity costs."""
+  say(console, f"{comparison.topology}, sparsity {comparison.sparsity:g}, each device")
   if not comparison.fits:
-    console.print(f"does not fit: {comparison.sparse.out_of_memory}")
-    console.print(f"dense: {comparison.dense.out_of_memory or 'fits'}")
+    say(console, f"does not fit: {comparison.sparse.out_of_memory}")
+    say(console, f"dense: {comparison.dense.out_of_memory or 'fits'}")
     return
   console.print(_cost_table(comparison))
   console.print(_collective_table(comparison))
   for line in _summary(comparison):
-    console.print(line)
+    say(console, line)
 
 
-def _step_json(step: Step) -> dict[str, Any]:
+def _step_dict(step: Step) -> dict[str, Any]:
   content = {field.name: getattr(step, field.name) for field in dataclasses.fields(Step)}
   return content | {"total_bytes": step.total_bytes, "collectives": step.collective_totals()}
 
 
 def _cost_table(comparison: Comparison) -> Table:
-  table = _table("", "dense", "between events", "sparse", "sparse / dense")
+  table = new_table(["", "dense", "between events", "sparse", "sparse / dense"])
   for row in _ROWS:
     dense, between, sparse = (getattr(step, row) for step in _steps(comparison))
     table.add_row(row.replace("_", " "), f"{dense:,.0f}", f"{between:,.0f}", f"{sparse:,.0f}", _change(sparse, dense))
@@ -75,7 +75,7 @@ def _cost_table(comparison: Comparison) -> Table:
 
 
 def _collective_table(comparison: Comparison) -> Table:
-  table = _table("collectives", "dense", "bytes", "sparse", "bytes")
+  table = new_table(["collectives", "dense", "bytes", "sparse", "bytes"])
   dense, sparse = comparison.dense.collective_totals(), comparison.sparse.collective_totals()
   nothing = {"count": 0, "bytes": 0}
   for kind in sorted(dense | sparse):
@@ -90,10 +90,12 @@ def _summary(comparison: Comparison) -> list[str]:
     f"added: {collective.kind} of {collective.num_bytes:,} bytes, {collective.op_name}"
     for collective in comparison.added_collectives()
   ]
-  share = lambda extra: f"{extra / dense.bytes_accessed:+.2%}"
+  at_event, on_average = (
+    f"{extra / dense.bytes_accessed:+.2%}" for extra in (comparison.event_bytes(), comparison.amortised_bytes())
+  )
   lines.append(
-    f"event step: {share(comparison.event_bytes())} bytes accessed with {READS_PER_EVENT} reads of the weights, "
-    f"over P = {comparison.frequency} steps {share(comparison.amortised_bytes())}"
+    f"bytes accessed: {at_event} at an event with {READS_PER_EVENT} reads of the weights, "
+    f"{on_average} averaged over P = {comparison.frequency} steps"
   )
   if comparison.hbm_bytes:
     lines.append(f"memory: {sparse.total_bytes / 2**30:.2f} of {comparison.hbm_bytes / 2**30:.0f} GiB, fits")
@@ -106,10 +108,3 @@ def _steps(comparison: Comparison) -> tuple[Step, Step, Step]:
 
 def _change(new: float, old: float) -> str:
   return "equal" if new == old else f"{new / old - 1:+.3%}"
-
-
-def _table(first: str, *columns: str) -> Table:
-  table = Table(first, box=box.SIMPLE_HEAD, pad_edge=False)
-  for column in columns:
-    table.add_column(column, justify="right", no_wrap=True)
-  return table

@@ -9,8 +9,7 @@ import sys
 import pytest
 import yaml
 
-from maxtext_sparse.cluster.arguments import read_arguments
-from maxtext_sparse.cluster.command import EXPORTS, training_command
+from maxtext_sparse.cluster.command import EXPORTS, read_arguments, training_command
 from maxtext_sparse.cluster.jobset import parse_jobset, pod_of
 from maxtext_sparse.cluster.tpu import family_of, tpu_types
 from maxtext_sparse.cluster.workload import make_workload
@@ -81,7 +80,7 @@ def filled():
       "TOPOLOGY": "4x4",
       "HOSTS": tpu_types()[tpu_type] // 4,
       "CHIPS_PER_HOST": 4,
-      "COMMAND": training_command(read_arguments([*RUN, "key='it''s $HOME # $$'"]).words(), EXPORTS),
+      "COMMAND": training_command(read_arguments([*RUN, "tokenizer_path='it''s $HOME # $$'"]).words(), EXPORTS),
     }
   )
 
@@ -113,11 +112,11 @@ def test_the_plain_jobset_asks_for_what_xpk_asks_for(filled, xpk_path):
 def test_the_plain_jobset_runs_the_command(filled, tmp_path):
   pod = Pod(yaml.safe_load(filled), tmp_path)
   assert pod.run() == 0
-  assert pod.seen[0] == ["-m", "maxtext_sparse.train", "base.yml", *RUN, "key='it''s $HOME # $$'"]
+  assert pod.seen[0] == ["-m", "maxtext_sparse.train", "base.yml", *RUN, "tokenizer_path='it''s $HOME # $$'"]
 
 
 def test_launch_command_prints_it_without_xpk(filled):
-  status, out, _ = call("launch", "command", *RUN, "key='it''s $HOME # $$'")
+  status, out, _ = call("launch", "command", *RUN, "tokenizer_path='it''s $HOME # $$'")
   assert status == 0 and out.count("\n") == 1 and out.strip() in filled
 
 

@@ -181,7 +181,7 @@ def test_a_run_that_changed_after_its_submission_is_refused(sweep):
   sweep.submit()
   sweep.write({"steps": 50})
   status, _, error = sweep.submit()
-  assert status == 2 and "its config changed since it was submitted" in error
+  assert status == 2 and "its config has changed since it was submitted" in error
 
 
 def test_a_dry_run_shows_the_jobsets_and_changes_nothing(sweep):

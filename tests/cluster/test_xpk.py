@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 import pytest
 import yaml
 
-from maxtext_sparse.cluster.arguments import parse, read_arguments, to_text
+from maxtext_sparse.arguments import parse_value
+from maxtext_sparse.cluster.command import Arguments
 from maxtext_sparse.cluster.jobset import check_manifest, pod_of
-from maxtext_sparse.cluster.workload import make_workload, Settings
+from maxtext_sparse.cluster.quoting import to_text
+from maxtext_sparse.cluster.settings import Settings
+from maxtext_sparse.cluster.workload import make_workload
 from maxtext_sparse.cluster.xpk import Xpk
 from maxtext_sparse.errors import RunError
 from tests.cluster.conftest import call, flags, OPTIONS, Pod, REPO
-from tests.cluster.test_arguments import NASTY
+from tests.cluster.test_command import NASTY
 
 RUN = ["run_name=s80", "base_output_directory=gs://my-bucket/runs"]
 ONE_LINE = [text for text in NASTY if "\n" not in text]
@@ -26,7 +29,7 @@ def settings_of(**changes):
 
 
 def submission(words=(), **changes):
-  return make_workload(read_arguments([*RUN, *words]), settings_of(**changes))
+  return make_workload(Arguments("base.yml", {}, (*RUN, *words)), settings_of(**changes))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def test_any_one_line_texts_arrive(xpk, tmp_path_factory, texts):
   made = Pod(yaml.safe_load(xpk.dry_run(workload)), tmp_path_factory.mktemp("pod"))
   assert made.run() == 0
   arguments, environment = made.seen
-  assert [parse(word.partition("=")[2]) for word in arguments[-len(texts) :]] == texts
+  assert [parse_value(word.partition("=")[2]) for word in arguments[-len(texts) :]] == texts
   assert {name: environment[name] for name in env} == env
 
 
@@ -159,12 +162,15 @@ def test_json_is_one_object_with_the_command_and_the_jobset(xpk_path):
     ({"env": "A-B=1"}, [], "such as A_B"),
     ({"env": "A"}, [], "must be NAME=VALUE"),
     ({"env": "A=1\n2"}, [], "must be one line"),
-    ({}, ["key=a\nb"], "must be one line"),
-    ({}, ["run_name="], "run_name: missing"),
+    ({"env": "M_SPARSTY=0.8"}, [], "did you mean M_SPARSITY?"),
+    ({"env": "M_RUN_NAME=a"}, [], "M_RUN_NAME=a: run_name=s80 is on the command line too"),
+    ({}, ["tokenizer_path=a\nb"], "must be one line"),
+    ({}, ["sparsty=0.8"], "sparsty: MaxText has no such key, did you mean sparsity?"),
+    ({}, ["steps=5", "steps=6"], "steps=6: steps=5 is given too, keep one"),
     ({}, ["sparsity=1.5"], "sparsity=1.5: must be less than 1"),
     ({}, ["sparsity=0.8", "steps=50"], "gmp_pruning_frequency=100: longer than the pruning phase"),
-    ({}, ["--", "--quiet"], "--quiet is set by this command"),
-    ({}, ["--", "--work=x"], "--workload is set by this command"),
+    ({}, ["--", "--quiet"], "this command sets --quiet itself"),
+    ({}, ["--", "--work=x"], "this command sets --workload itself"),
     ({"xpk": "/no/such/xpk"}, [], "bash launch/xpk.sh"),
   ],
 )
@@ -179,6 +185,16 @@ def test_what_cannot_work_is_refused_in_one_line_before_xpk_runs(changes, words,
   assert status == 2 and out == "" and error.count("\n") == 1 and error.startswith("maxtext-sparse: error: ")
   assert message in error
   assert not (tmp_path / "called").exists()
+
+
+def test_a_run_without_a_name_is_refused():
+  status, _, error = call("launch", "xpk", "run_name=", *flags(), XPK="/bin/false")
+  assert status == 2 and "run_name: missing" in error and error.count("\n") == 1
+
+
+def test_a_variable_given_twice_is_refused():
+  status, _, error = call("launch", "xpk", *RUN, *flags(), "--env", "A=1", "--env", "A=2", XPK="/bin/false")
+  assert status == 2 and "--env=A=2: A is given twice, keep one" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.patching.patchset import all_patches, digest
 from maxtext_sparse.patching.tree import APPLIED, find_package, FOREIGN, NOT_APPLIED, PARTLY, Tree
 
@@ -71,13 +71,13 @@ def test_the_installed_release_is_recognised_from_its_files(tree, released):
 
 def test_apply_is_idempotent_and_revert_restores_every_byte(tree):
   before = contents(tree)
-  assert len(Tree(str(tree)).apply()) == 6
+  assert len(Tree(str(tree)).change("apply")) == 6
   assert Tree(str(tree)).status.state == APPLIED
   patched = contents(tree)
-  assert Tree(str(tree)).apply() == [] and contents(tree) == patched
-  assert len(Tree(str(tree)).revert()) == 6
+  assert Tree(str(tree)).change("apply") == [] and contents(tree) == patched
+  assert len(Tree(str(tree)).change("revert")) == 6
   assert contents(tree) == before
-  assert Tree(str(tree)).revert() == [] and contents(tree) == before
+  assert Tree(str(tree)).change("revert") == [] and contents(tree) == before
 
 
 def test_plain_git_apply_gives_the_same_bytes(tree):
@@ -87,20 +87,20 @@ def test_plain_git_apply_gives_the_same_bytes(tree):
     ["git", "apply", strip, str(patch_file)], cwd=tree, check=True, env=os.environ | {"GIT_DIR": "/dev/null"}
   )
   assert Tree(str(tree)).status.state == APPLIED
-  Tree(str(tree)).revert()
+  Tree(str(tree)).change("revert")
   assert Tree(str(tree)).status.state == NOT_APPLIED
 
 
 def test_a_half_applied_tree_is_told_and_completed_both_ways(tree):
   before = contents(tree)
-  Tree(str(tree)).apply()
+  Tree(str(tree)).change("apply")
   patched = contents(tree)
   for complete, expected in (("apply", patched), ("revert", before)):
     for path, content in list(before.items())[:2]:
       (tree / path).write_bytes(content)
     half = Tree(str(tree))
     assert half.status.state == PARTLY and len(half.status.applied) == 4
-    getattr(half, complete)()
+    half.change(complete)
     assert contents(tree) == expected
 
 
@@ -110,7 +110,7 @@ def test_locally_modified_files_are_refused_by_name_and_nothing_is_written(tree)
   before = contents(tree)
   for verb in ("apply", "revert"):
     with pytest.raises(ConfigError, match=r"changed in configs/types\.py; restore") as error:
-      getattr(Tree(str(tree)), verb)()
+      Tree(str(tree)).change(verb)
     assert "\n" not in str(error.value)
   assert contents(tree) == before and Tree(str(tree)).status.state == FOREIGN
 
@@ -119,20 +119,56 @@ def test_a_write_that_fails_half_way_leaves_the_tree_as_before(tree):
   before = contents(tree)
   target = Tree(str(tree))
   # A folder where the fourth file's replacement would be staged: the write fails for root too.
-  last = target.patch.files[3].path
-  blocker = target.root / f"{last}.maxtext_sparse_patch"
-  target._remove_leftovers = lambda: blocker.mkdir()
+  blocker = target.root / f"{target.patch.files[3].path}.maxtext_sparse_patch"
+  blocker.mkdir()
   with pytest.raises(ConfigError, match="the tree is as before"):
-    target.apply()
+    target.change("apply")
   blocker.rmdir()
+  assert contents(tree) == before
+
+
+def test_a_rename_that_fails_half_way_is_undone(tree):
+  before = contents(tree)
+  target = Tree(str(tree))
+  # The last of the changes removes a file that is not there.
+  with pytest.raises(FileNotFoundError):
+    target._replace(target._edits("apply") | {"missing.py": None})
+  assert contents(tree) == before
+
+
+def test_a_full_disk_leaves_no_file_behind(tree):
+  before = contents(tree)
+  # The system refuses every write beyond 4 kB, as a full disk does: base.yml is longer.
+  limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+  code = limit + "from maxtext_sparse.cli import main; main()"
+  done = subprocess.run(
+    [sys.executable, "-c", code, "patch", "apply", str(tree)], capture_output=True, text=True, cwd=REPO
+  )
+  assert done.returncode == 2 and done.stderr.count("\n") == 1 and "the tree is as before" in done.stderr
+  assert contents(tree) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_folder_that_may_not_be_written_to_keeps_its_files(tree):
+  """Another user meets in root's folders what everyone meets on a read-only mount."""
+  before = contents(tree)
+  # All that the command reads of the package is read before it is another user, who may not see the package.
+  code = "import os; from maxtext_sparse.cli import main; from maxtext_sparse.patching.tree import all_patches; "
+  code += "all_patches(); os.setuid(65534); main()"
+  for folder in (tree, *tree.parents[:2]):  # pytest makes these for its own user alone
+    folder.chmod(0o755)
+  done = subprocess.run(
+    [sys.executable, "-c", code, "patch", "apply", str(tree)], capture_output=True, text=True, cwd=REPO
+  )
+  assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Permission denied" in done.stderr
   assert contents(tree) == before
 
 
 def test_leftovers_of_a_killed_apply_are_removed(tree):
   before = contents(tree)
   (find_package(str(tree)) / "configs" / "base.yml.maxtext_sparse_patch").write_text("half")
-  Tree(str(tree)).apply()
-  Tree(str(tree)).revert()
+  Tree(str(tree)).change("apply")
+  Tree(str(tree)).change("revert")
   assert contents(tree) == before
 
 
@@ -143,7 +179,7 @@ def test_links_are_never_followed_out_of_the_tree(tree, tmp_path_factory):
   file.symlink_to(outside)
   content = outside.read_bytes()
   with pytest.raises(ConfigError, match="a link"):
-    Tree(str(tree)).apply()
+    Tree(str(tree)).change("apply")
   assert outside.read_bytes() == content
 
 
@@ -152,8 +188,47 @@ def test_hard_linked_files_of_a_package_cache_do_not_change(tree, tmp_path_facto
   file = find_package(str(tree)) / "configs" / "base.yml"
   os.link(file, cache)
   content = digest(cache.read_bytes())
-  Tree(str(tree)).apply()
+  Tree(str(tree)).change("apply")
   assert digest(cache.read_bytes()) == content
+
+
+def test_dry_runs_show_diffs_that_git_applies_and_change_nothing(tree, released):
+  """The diffs are those of a checkout, so git applies them there."""
+  before = contents(tree)
+  for verb in ("apply", "revert"):
+    status, shown, _ = command(verb, str(tree), "--dry-run")
+    untouched = contents(tree)
+    assert status == 0 and "diff --git a/src/maxtext/configs/base.yml" in shown
+    changed = Tree(str(tree)).change(verb)
+    expected = contents(tree)
+    restore(tree, untouched)
+    strip = "-p1" if (tree / "src").exists() else "-p2"
+    git = ["git", "apply", strip, "-"]
+    subprocess.run(git, cwd=tree, check=True, input=shown, text=True, env=os.environ | {"GIT_DIR": "/dev/null"})
+    assert len(changed) == 6 and contents(tree) == expected
+  assert contents(tree) == before
+
+
+def restore(folder, files):
+  for path in contents(folder):
+    if path not in files:
+      (folder / path).unlink()
+  for path, content in files.items():
+    (folder / path).write_bytes(content)
+
+
+def test_a_dry_run_with_nothing_to_do_says_so(tree):
+  assert command("revert", str(tree), "--dry-run")[1].endswith("nothing would change\n")
+  Tree(str(tree)).change("apply")
+  assert command("apply", str(tree), "--dry-run")[1].endswith("nothing would change\n")
+
+
+def test_a_dry_run_prints_json_alone(tree):
+  status, shown, _ = command("apply", str(tree), "--dry-run", "--json")
+  content = json.loads(shown)
+  assert status == 0 and shown.count("\n") == 1
+  assert len(content["would_change"]) == 6 and content["diff"].startswith("diff --git a/src/maxtext/configs/base.yml")
+  assert content["verb"] == "apply" and content["release"] == Tree(str(tree)).status.release
 
 
 def test_the_commands_exit_statuses_and_output(tree, tmp_path_factory):

@@ -59,7 +59,7 @@ def test_the_event_is_the_search_and_costs_less_over_a_period(tiny):
   [
     (("--topology", "v5e-17", "sparsity=0.8"), "--topology=v5e-17: unknown, did you mean v5e-1"),
     (("--topology", "v5e-4", "sparsity=1.5"), "sparsity=1.5: must"),
-    (("--topology", "v5e-4", "sparsity=0.0"), "sparsity=0.0: nothing to compare with dense"),
+    (("--topology", "v5e-4", "sparsity=0.0"), "sparsity=0.0: this run is dense"),
   ],
 )
 def test_bad_input_ends_with_one_line(arguments, message):

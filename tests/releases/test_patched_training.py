@@ -33,7 +33,7 @@ def patched(tmp_path_factory):
   folder = tmp_path_factory.mktemp("patched")
   spec = importlib.util.find_spec("maxtext")
   shutil.copytree(spec.submodule_search_locations[0], folder / "maxtext", ignore=shutil.ignore_patterns("__pycache__"))
-  Tree(str(folder)).apply()
+  Tree(str(folder)).change("apply")
   return folder
 
 

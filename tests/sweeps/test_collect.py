@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from maxtext_sparse.cli.sweep import sweep_app
+from maxtext_sparse.cli import app
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.runs_table import read_runs
 from maxtext_sparse.runs.files import folder_lock, is_locked
@@ -45,7 +45,7 @@ def finish_all(manifest):
 
 
 def status(manifest):
-  result = CliRunner().invoke(sweep_app, ["status", manifest.directory, "--json"])
+  result = CliRunner().invoke(app, ["sweep", "status", manifest.directory, "--json"])
   return {entry["run"]: entry for entry in json.loads(result.stdout)["runs"]}
 
 
@@ -74,7 +74,7 @@ def test_status_tells_waiting_stopped_failed_and_done_apart(manifest):
 
 def test_status_prints_a_line_for_each_run(manifest):
   leave(manifest, manifest.runs[0], 99, 2.5)
-  output = CliRunner().invoke(sweep_app, ["status", manifest.directory]).stdout
+  output = CliRunner().invoke(app, ["sweep", "status", manifest.directory]).stdout
   assert ("tiny-small-s0      done      100/100   2.500" in output and output.endswith("3 waiting, 1 done\n")) or (
     "1 done" in output and "3 waiting" in output
   )
@@ -89,7 +89,7 @@ def test_a_run_without_its_final_eval_is_not_finished(manifest):
 def test_collect_writes_the_table_that_fit_reads(manifest, tmp_path):
   finish_all(manifest)
   path = tmp_path / "runs.csv"
-  result = CliRunner().invoke(sweep_app, ["collect", manifest.directory, "--out", str(path), "--json"])
+  result = CliRunner().invoke(app, ["sweep", "collect", manifest.directory, "--out", str(path), "--json"])
   assert result.exit_code == 0, result.stderr
   table = read_runs(str(path)).set_index("run")
   assert list(table.index) == ["tiny-small-s0", "tiny-small-s50", "tiny-small-s80"]
@@ -228,12 +228,12 @@ def test_a_glob_brings_the_trunks_along(manifest):
 
 def test_a_second_sweep_run_is_refused(manifest):
   with folder_lock(manifest.directory, "busy"):
-    result = CliRunner().invoke(sweep_app, ["run", manifest.directory])
+    result = CliRunner().invoke(app, ["sweep", "run", manifest.directory])
   assert result.exit_code == 2 and "another sweep run is at work there" in result.stderr
 
 
 def test_a_bucket_is_not_trained_into_from_here(write_spec, tmp_path):
   made = make(write_spec(output_directory="gs://bucket/sweep"), str(tmp_path / "sweep"))
   assert made.load_config(made.runs[0])["gcs_metrics"] is True
-  result = CliRunner().invoke(sweep_app, ["run", made.directory])
+  result = CliRunner().invoke(app, ["sweep", "run", made.directory])
   assert result.exit_code == 2 and "use sweep submit" in result.stderr

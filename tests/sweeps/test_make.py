@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 import yaml
 
-from maxtext_sparse.cli.sweep import sweep_app
+from maxtext_sparse.cli import app
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.models import load_model
 from maxtext_sparse.sweeps.make import make
@@ -179,9 +179,9 @@ def test_a_folder_of_something_else_is_left_alone(write_spec, tmp_path):
 
 def test_the_command_prints_runs_steps_and_savings(write_spec, tmp_path):
   arguments = ["make", write_spec(trunk=True, axes={"sparsity": [0.5, 0.8]}), "--out", str(tmp_path / "out")]
-  output = CliRunner().invoke(sweep_app, arguments)
+  output = CliRunner().invoke(app, ["sweep", *arguments])
   assert output.exit_code == 0 and "tiny-trunk @ " in output.stdout and "2 runs, 200 steps; with 1 trunk" in output.stdout
-  made = json.loads(CliRunner().invoke(sweep_app, [*arguments, "--json"]).stdout)
+  made = json.loads(CliRunner().invoke(app, ["sweep", *arguments, "--json"]).stdout)
   assert (made["num_runs"], made["num_trunks"], made["steps_alone"]) == (2, 1, 200)
   assert made["saved_fraction"] == pytest.approx(1 - made["steps"] / 200)
   assert [run["name"] for run in made["runs"]] == ["tiny-trunk", "tiny-s50", "tiny-s80"]

@@ -6,7 +6,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from maxtext_sparse.cli.sweep import sweep_app
+from maxtext_sparse.cli import app
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.sweeps.filters import holds
 from maxtext_sparse.sweeps.points import expand
@@ -16,7 +16,7 @@ VALUES = {"a": 0.1, "b": 0.2, "size": "58m", "n": 3}
 
 
 def refusal(*arguments):
-  result = CliRunner().invoke(sweep_app, list(arguments))
+  result = CliRunner().invoke(app, ["sweep", *arguments])
   assert result.exit_code == 2, result.output
   (line,) = result.stderr.splitlines()
   assert line.startswith("maxtext-sparse: error: ")

@@ -8,8 +8,8 @@ import omegaconf
 import pytest
 import yaml
 
-from maxtext_sparse.cluster.arguments import read_arguments, to_text
-from maxtext_sparse.cluster.quoting import shell_word
+from maxtext_sparse.cluster.command import read_arguments
+from maxtext_sparse.cluster.quoting import shell_word, to_text
 from maxtext_sparse.errors import ConfigError
 
 # No interpolation: MaxText would look ${x} up in files and arguments alike. No lone surrogates: they are no text.
@@ -75,7 +75,7 @@ def test_a_plain_value_stays_readable(value):
 @pytest.mark.parametrize("text", ["a\nb", "a\r", "a\0"])
 def test_a_line_break_in_an_override_is_refused(text):
   with pytest.raises(ConfigError, match="must be one line"):
-    read_arguments([f"key={text}"])
+    read_arguments([f"tokenizer_path={text}"])
 
 
 @pytest.fixture
@@ -129,18 +129,20 @@ def test_axis_rules_of_a_file_replace_those_of_maxtext(tmp_path):
 
 
 def test_an_override_wins_over_the_files(files):
-  arguments = read_arguments([str(files / "model.yml"), "steps=5", "steps=6"])
-  assert arguments.values["steps"] == 6
-  assert [word for word in arguments.words() if word.startswith("steps=")] == ["steps=5", "steps=6"]
+  arguments = read_arguments([str(files / "model.yml"), "steps=5"])
+  assert arguments.values["steps"] == 5
+  assert [word for word in arguments.words() if word.startswith("steps=")] == ["steps=5"]
 
 
 @pytest.mark.parametrize(
   "words, message",
   [
-    (["missing.yml"], "missing.yml: cannot read this config file"),
+    (["missing.yml"], "missing.yml: no such config file"),
+    (["sparsty=0.8"], r"sparsty: MaxText has no such key, did you mean sparsity\?"),
+    (["steps=5", "steps=6"], "steps=6: steps=5 is given too, keep one"),
     (["=1"], "=1: must be key=value"),
     (["a b=1"], "a b=1: must be key=value"),
-    (["a=[1"], r"'\[1': not a value that MaxText can read"),
+    (["steps=[1"], r"\[1: is not a value that MaxText can read"),
   ],
 )
 def test_what_is_no_config_and_no_key_is_refused(words, message):

@@ -1,34 +1,38 @@
-"""`maxtext-sparse sweep`: a study of many runs, from a sweep file to the table that `fit` reads."""
+"""`maxtext-sparse sweep`: studies of many runs, from a sweep file to the table that `fit` reads."""
 
 import sys
 from typing import Annotated
 
 import typer
 
+from maxtext_sparse.cli.cluster import submit, XpkCommand
+from maxtext_sparse.cli.help import add, new_group, STUDY
+from maxtext_sparse.cli.options import Json
 from maxtext_sparse.errors import one_line_errors
 from maxtext_sparse.terminal import avoid_accelerators, console, print_json
 
-sweep_app = typer.Typer(
-  no_args_is_help=True,
-  rich_markup_mode=None,
-  pretty_exceptions_enable=False,
-  help="A study of many runs: make its folder, run it here or on a cluster, collect what came out.",
-)
-
-_Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder that `sweep make` wrote.")]
+_Folder = Annotated[str, typer.Argument(metavar="DIR", help="The folder that `sweep make` wrote.")]
 _INTERRUPTED_STATUS = 130
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-@sweep_app.command()
+def register(app: typer.Typer) -> None:
+  """Adds the commands of this module, and `submit` of the cluster's."""
+  sweeps = new_group("Makes a study of many runs, trains it here or on a cluster, and collects what came out.")
+  for command in (make, run, status, collect):
+    add(sweeps, command)
+  add(sweeps, submit, cls=XpkCommand)
+  app.add_typer(sweeps, name="sweep", rich_help_panel=STUDY)
+
+
 def make(
-  spec: Annotated[str, typer.Argument(metavar="SPEC", help="Sweep file, such as configs/sweeps/law.yml.")],
-  out: Annotated[str, typer.Option(help="Folder to write; one that is there is brought up to date.")],
-  as_json: _Json = False,
+  spec: Annotated[str, typer.Argument(metavar="SPEC", help="A sweep file, such as configs/sweeps/law.yml.")],
+  out: Annotated[str, typer.Option(help="Folder to write. A folder that exists is brought up to date.")],
+  as_json: Json = False,
 ) -> None:
-  """Writes manifest.json and one complete config per run, runs/NAME.yml; trains nothing.
+  """Writes the folder of a sweep: manifest.json, and one complete config runs/NAME.yml for each run.
 
-  The same sweep file gives the same bytes. Runs that have begun are never changed: a sweep file that would is refused.
+  This trains nothing. The same sweep file always gives the same bytes. A sweep file that would change a run that has
+  begun is refused.
 
   Example: maxtext-sparse sweep make configs/sweeps/schedules.yml --out schedules
   """
@@ -47,17 +51,20 @@ def make(
     print_made(made, console(width=140))
 
 
-@sweep_app.command()
 def run(
   directory: _Folder,
-  jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; each keeps to its share of the CPU cores.")] = 1,
-  only: Annotated[str | None, typer.Option(help="Only runs whose name matches, such as '*-s80-*'.")] = None,
-  as_json: _Json = False,
+  jobs: Annotated[
+    int, typer.Option(min=1, help="Number of runs at a time. Each keeps to its share of the CPU cores.")
+  ] = 1,
+  only: Annotated[
+    str | None, typer.Option(metavar="GLOB", help="Train only the runs whose name matches, such as '*-s80-*'.")
+  ] = None,
+  as_json: Json = False,
 ) -> None:
-  """Trains every run that is not finished, here, each in a process of its own with a log in DIR/logs.
+  """Trains every unfinished run on this machine, each in its own process with a log in DIR/logs.
 
-  Stop it in any way and call it again: each run goes on from its last checkpoint. Exits with 1 if a run failed; the
-  others are trained all the same.
+  If it stops, for whatever reason, call it again: each run goes on from its last checkpoint. The exit status is 1 if a
+  run failed. The other runs are trained all the same.
 
   Example: maxtext-sparse sweep run mini-law --jobs 2
   """
@@ -69,7 +76,7 @@ def run(
     try:
       states = run_sweep(directory, jobs, only, Console(stderr=as_json, highlight=False))
     except KeyboardInterrupt:
-      print(f"\ninterrupted; the same command goes on from the last checkpoints in {directory}", file=sys.stderr)
+      print(f"\ninterrupted; call the same command to go on from the last checkpoints in {directory}", file=sys.stderr)
       raise SystemExit(_INTERRUPTED_STATUS) from None
   if as_json:
     print_json({name: state.to_dict() for name, state in states.items()})
@@ -77,11 +84,10 @@ def run(
     raise SystemExit(1)
 
 
-@sweep_app.command()
-def status(directory: _Folder, as_json: _Json = False) -> None:
-  """Where every run stands: waiting, running, stopped, failed or done; steps, loss, density.
+def status(directory: _Folder, as_json: Json = False) -> None:
+  """Shows whether each run is waiting, running, stopped, failed or done, with its steps, loss and density.
 
-  The loss of a run that is done is its final eval's, of the others the latest training loss.
+  The loss of a finished run is that of its final eval. The loss of the others is their latest training loss.
 
   Example: maxtext-sparse sweep status mini-law
   """
@@ -102,14 +108,17 @@ def status(directory: _Folder, as_json: _Json = False) -> None:
     print_states(rows, console(width=140))
 
 
-@sweep_app.command()
 def collect(
   directory: _Folder,
-  out: Annotated[str | None, typer.Option(help="Table to write; RUNS.csv in DIR by default.")] = None,
-  allow_unfinished: Annotated[bool, typer.Option("--allow-unfinished", help="Leave out runs that are not done.")] = False,
-  as_json: _Json = False,
+  out: Annotated[str | None, typer.Option(help="Table to write, if not RUNS.csv in DIR.")] = None,
+  allow_unfinished: Annotated[
+    bool, typer.Option("--allow-unfinished", help="Leave out the runs that are not finished.")
+  ] = False,
+  as_json: Json = False,
 ) -> None:
-  """Writes the table that `fit` and `plot` read, a row for each run; refuses while runs are not finished.
+  """Writes the table that `fit` and `plot` read, with one row for each run.
+
+  It refuses as long as a run is not finished.
 
   Columns: run, sparsity, dense_params, average_params, final_params, tokens, loss (final eval), gmp_dense_fraction,
   gmp_prune_fraction, learning_rate, batch_tokens, and the sweep's axes.

@@ -1,0 +1,151 @@
+"""How the commands print their help and their usage errors: plain text of at most 80 columns, in groups.
+
+Typer groups commands and options only with its rich markup, which would swallow the brackets of `[key=value ...]`. The
+classes here read the same `rich_help_panel` and print plain text.
+"""
+
+from collections.abc import Callable, Iterable
+import inspect
+import re
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+WIDTH = 80
+RUN, PLAN, STUDY, CLUSTER = "Run", "Plan", "Study", "Cluster"
+LAWS, MODELS, TOOLS = "Laws", "Models", "Tools"
+# Titles in the order in which help shows them. Others come before, in the order in which they first appear.
+_ORDER = (RUN, PLAN, STUDY, CLUSTER, LAWS, MODELS, TOOLS, "Commands", "Options")
+_EXAMPLE = "Example: "
+# Typer raises this for arguments that it cannot parse, and exports only a subclass of it.
+_USAGE_ERROR = typer.BadParameter.__mro__[1]
+
+
+class Command(TyperCommand):
+  """A command whose docstring may end in paragraphs `Example: COMMAND`, which are printed ready to be pasted."""
+
+  def format_help_text(self, ctx: Any, formatter: Any) -> None:
+    """Writes the docstring."""
+    del ctx
+    write_text(self.help or "", formatter)
+
+  def format_options(self, ctx: Any, formatter: Any) -> None:
+    """Writes arguments and options, each option under the title of its panel."""
+    write_parameters(self, ctx, formatter)
+
+
+class Group(TyperGroup):
+  """A group of commands, and with `main` the place where usage errors become one line."""
+
+  def format_help_text(self, ctx: Any, formatter: Any) -> None:
+    """Writes the group's help."""
+    del ctx
+    write_text(self.help or "", formatter)
+
+  def format_options(self, ctx: Any, formatter: Any) -> None:
+    """Writes the commands first, because they are what a user looks for, and then the options."""
+    self.format_commands(ctx, formatter)
+    write_parameters(self, ctx, formatter)
+
+  def format_commands(self, ctx: Any, formatter: Any) -> None:
+    """Writes each command with the first sentence of its help, under the title of its panel."""
+    commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+    shown = [(name, command) for name, command in commands if command is not None and not command.hidden]
+    rows = ((_panel_of(command, "Commands"), (name, _first_sentence(command.help or ""))) for name, command in shown)
+    _write_panels(rows, formatter)
+
+  def main(self, *args: Any, **extra: Any) -> Any:
+    """Runs the command. Typer's three lines on a bad option become one line, like every other error of ours."""
+    try:
+      sys.exit(super().main(*args, **(extra | {"standalone_mode": False})))
+    except typer.Abort:
+      sys.exit("maxtext-sparse: error: interrupted")
+    except Exception as error:
+      if not isinstance(error, _USAGE_ERROR):
+        raise
+      _exit_with_usage_error(error)
+
+
+def new_group(text: str, **settings: Any) -> typer.Typer:
+  """Returns an empty group of commands that prints help as this module does."""
+  return typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=text,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+    **settings,
+  )
+
+
+def add(group: typer.Typer, function: Callable[..., Any], panel: str | None = None, **settings: Any) -> None:
+  """Adds a command to a group, under the title `panel`. A command without `cls` prints help as `Command` does."""
+  group.command(**({"cls": Command} | settings), rich_help_panel=panel)(function)
+
+
+def write_text(text: str, formatter: Any) -> None:
+  """Writes paragraphs, wrapped. A long example is broken with backslashes, so that it can be pasted into a shell."""
+  for paragraph in inspect.cleandoc(text).split("\n\n"):
+    formatter.write_paragraph()
+    with formatter.indentation():
+      if paragraph.startswith(_EXAMPLE):
+        _write_command(paragraph, formatter)
+      else:
+        formatter.write_text(" ".join(paragraph.split()))
+
+
+def write_parameters(command: Any, ctx: Any, formatter: Any) -> None:
+  """Writes the arguments and options of a command, by panel."""
+  rows = []
+  for parameter in command.get_params(ctx):
+    record = parameter.get_help_record(ctx)
+    if record is not None:
+      default = "Arguments" if parameter.param_type_name == "argument" else "Options"
+      rows.append((_panel_of(parameter, default), record))
+  _write_panels(rows, formatter)
+
+
+def _panel_of(item: Any, default: str) -> str:
+  return getattr(item, "rich_help_panel", None) or default
+
+
+def _write_panels(rows: Iterable[tuple[str, tuple[str, str]]], formatter: Any) -> None:
+  """Writes (panel, (name, text)) rows, one panel after the other."""
+  panels: dict[str, list[tuple[str, str]]] = {}
+  for panel, row in rows:
+    panels.setdefault(panel, []).append(row)
+  for title, records in sorted(panels.items(), key=lambda panel: _ORDER.index(panel[0]) if panel[0] in _ORDER else -1):
+    with formatter.section(title):
+      formatter.write_dl(records)
+
+
+def _first_sentence(text: str) -> str:
+  paragraph = " ".join(inspect.cleandoc(text).split("\n\n")[0].split())
+  return paragraph.partition(". ")[0].rstrip(".") + "."
+
+
+def _write_command(paragraph: str, formatter: Any) -> None:
+  indent = " " * formatter.current_indent
+  # An option stays on one line with its value.
+  first, *others = re.sub(r" (--?[\w-]+) (?!-)", r" \1\0", " ".join(paragraph.split())).split()
+  line = indent + first
+  for word in others:
+    if len(line) + len(word) + len(" \\ ") > formatter.width:
+      formatter.write(f"{line} \\\n".replace("\0", " "))
+      line = f"{indent}   "
+    line += f" {word}"
+  formatter.write(f"{line}\n".replace("\0", " "))
+
+
+def _exit_with_usage_error(error: Any) -> None:
+  """Prints one line and exits with the error's status. The error for a command without arguments is its help."""
+  if type(error).__name__ == "NoArgsIsHelpError":
+    print(error.format_message(), file=sys.stderr)
+  else:
+    command = error.ctx.command_path if error.ctx else "maxtext-sparse"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    print(f"maxtext-sparse: error: {message}; {command} --help shows what there is", file=sys.stderr)
+  sys.exit(error.exit_code)

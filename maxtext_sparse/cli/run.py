@@ -1,0 +1,80 @@
+"""`maxtext-sparse train`, `run` and `demo`: training with the plugin."""
+
+from typing import Annotated, Any
+
+import typer
+
+from maxtext_sparse.cli.help import add, Command, RUN
+from maxtext_sparse.cli.options import Json
+from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.terminal import print_json
+
+# MaxText reads these arguments itself.
+_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
+_TRAIN_ARGUMENTS = "CONFIG [CONFIG ...] [key=value ...]"
+
+
+class TrainCommand(Command):
+  """`train`, whose help lists the sparsity keys."""
+
+  def format_epilog(self, ctx: Any, formatter: Any) -> None:
+    """Writes the keys with their defaults."""
+    from maxtext_sparse.keys import describe_keys
+
+    del ctx
+    with formatter.section("Sparsity keys and their defaults"):
+      formatter.write_dl([(key.as_argument, key.meaning) for key in describe_keys()])
+
+
+def register(app: typer.Typer) -> None:
+  """Adds the commands of this module."""
+  add(app, train, RUN, cls=TrainCommand, context_settings=_PASS_THROUGH, options_metavar=_TRAIN_ARGUMENTS)
+  add(app, run, RUN, context_settings=_PASS_THROUGH)
+  add(app, demo, RUN)
+
+
+def train(context: typer.Context) -> None:
+  """Trains a model with MaxText and the plugin.
+
+  The arguments are those of MaxText's own train, and the sparsity keys. Several config files merge left to right.
+
+  Example: maxtext-sparse train base.yml model.yml run_name=s80 sparsity=0.8
+  """
+  from maxtext_sparse.entry import run_module
+
+  run_module("maxtext.trainers.pre_train.train", context.args)
+
+
+def run(
+  context: typer.Context,
+  module: Annotated[str, typer.Argument(metavar="MODULE", help="The dotted name of the entry point.")],
+) -> None:
+  """Runs any other entry point of MaxText with the plugin.
+
+  What follows MODULE are the arguments of that entry point.
+
+  Example: maxtext-sparse run maxtext.trainers.pre_train.train_compile base.yml compile_topology=v5e-16 sparsity=0.8
+  """
+  from maxtext_sparse.entry import run_module
+
+  run_module(module, context.args)
+
+
+def demo(
+  out: Annotated[
+    str, typer.Option(help="Folder for the corpus, the runs and the results. The next call reuses it.")
+  ] = "demo_out",
+  steps: Annotated[int | None, typer.Option(help="Training steps of each run, if not those of the recipe.")] = None,
+  sparsity: Annotated[float, typer.Option(help="Final fraction of prunable weights that is removed.")] = 0.8,
+  as_json: Json = False,
+) -> None:
+  """Trains a dense and a sparse model on real text in minutes, offline, on the CPU of a laptop.
+
+  Example: maxtext-sparse demo --out demo_out
+  """
+  from maxtext_sparse.demo import run_demo
+
+  with one_line_errors():
+    result = run_demo(out, steps=steps, sparsity=sparsity, as_json=as_json)
+  if as_json:
+    print_json(result)

@@ -1,0 +1,112 @@
+"""`maxtext-sparse doctor`, `keys` and `patch`: the plugin itself and the MaxText that it finds here."""
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from maxtext_sparse.cli.help import add, new_group, TOOLS
+from maxtext_sparse.cli.options import Json
+from maxtext_sparse.errors import ConfigError, one_line_errors
+from maxtext_sparse.terminal import avoid_accelerators, console, print_json
+
+_Path = Annotated[
+  str, typer.Argument(metavar="PATH", help="A checkout, with the folder src/maxtext, or a site-packages folder.")
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the diff and change nothing.")]
+
+
+def register(app: typer.Typer) -> None:
+  """Adds the commands of this module."""
+  add(app, doctor, TOOLS)
+  add(app, keys, TOOLS)
+  patches = new_group("Makes the sparsity keys native in a MaxText checkout or install, or takes them out again.")
+  for command in (apply, revert, check):
+    add(patches, command)
+  app.add_typer(patches, name="patch", rich_help_panel=TOOLS)
+
+
+def doctor(as_json: Json = False) -> None:
+  """Checks MaxText, jax and every hook without touching an accelerator.
+
+  The exit status is 1 if training would not work.
+
+  Example: maxtext-sparse doctor
+  """
+  avoid_accelerators()
+  from maxtext_sparse.hooks.diagnosis import diagnose
+  from maxtext_sparse.hooks.text import print_diagnosis
+
+  with one_line_errors():
+    report = diagnose()
+  print_json(report) if as_json else print_diagnosis(report, console(width=80))
+  raise typer.Exit(0 if report["works"] else 1)
+
+
+def keys(
+  as_json: Json = False,
+  as_yaml: Annotated[bool, typer.Option("--yaml", help="Print a commented block to paste into a config file.")] = False,
+) -> None:
+  """Lists the sparsity keys with their defaults and meanings.
+
+  JSON: keys[], each with key, default, values, meaning.
+
+  Example: maxtext-sparse keys --yaml
+  """
+  from maxtext_sparse.keys import describe_keys, print_keys, to_yaml
+
+  with one_line_errors():
+    if as_json and as_yaml:
+      raise ConfigError("--yaml: --json is given too, keep one")
+  if as_json:
+    print_json({"keys": [key.to_dict() for key in describe_keys()]})
+  elif as_yaml:
+    print(to_yaml(), end="")
+  else:
+    print_keys(console(width=80))
+
+
+def apply(path: _Path, dry_run: _DryRun = False, as_json: Json = False) -> None:
+  """Applies the patch for the MaxText release that the tree is.
+
+  A tree that has the patch already stays as it is.
+
+  JSON: path, release, changed[]; with --dry-run path, release, verb, would_change[], diff.
+
+  Example: maxtext-sparse patch apply ~/maxtext
+  """
+  from maxtext_sparse.patching.text import change
+
+  with one_line_errors():
+    change(path, "apply", dry_run, as_json)
+
+
+def revert(path: _Path, dry_run: _DryRun = False, as_json: Json = False) -> None:
+  """Restores the released files byte for byte.
+
+  JSON: path, release, changed[]; with --dry-run path, release, verb, would_change[], diff.
+
+  Example: maxtext-sparse patch revert ~/maxtext
+  """
+  from maxtext_sparse.patching.text import change
+
+  with one_line_errors():
+    change(path, "revert", dry_run, as_json)
+
+
+def check(path: _Path, as_json: Json = False) -> None:
+  """Tells whether the patch is applied.
+
+  The exit status is 0 if it is, and 1 otherwise.
+
+  Example: maxtext-sparse patch check ~/maxtext
+  """
+  from maxtext_sparse.patching.tree import APPLIED, Tree
+
+  with one_line_errors():
+    tree = Tree(path)
+  if as_json:
+    print_json({"path": str(tree.root)} | dataclasses.asdict(tree.status))
+  else:
+    print(tree.describe())
+  raise typer.Exit(0 if tree.status.state == APPLIED else 1)

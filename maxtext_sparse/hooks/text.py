@@ -1,0 +1,21 @@
+"""Prints the report of `doctor`."""
+
+from typing import Any
+
+from rich.console import Console
+
+from maxtext_sparse.terminal import new_table
+
+
+def print_diagnosis(report: dict[str, Any], console: Console) -> None:
+  """Prints what `diagnose` found: versions, one line for each hook, and hints."""
+  console.print(f"MaxText {report['maxtext_version']}, patch set {report['patch']}", markup=False)
+  console.print(f"in {report['maxtext_path']}", markup=False)
+  console.print(f"jax {report['jax_version']}, {report['devices']}", markup=False)
+  table = new_table(["hook", "fits", "state"], left=["fits", "state"], title="Hooks", wrapped=["hook", "state"])
+  for hook in report["hooks"]:
+    table.add_row(hook["target"], "yes" if hook["signature_as_expected"] else "NO", hook["state"])
+  console.print(table)
+  for hint in report["hints"]:
+    console.print(f"- {hint}", markup=False)
+  console.print("Training works." if report["works"] else "Training would not work.")
