@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from maxtext_sparse.errors import ConfigError, did_you_mean
+from maxtext_sparse.errors import ConfigError, nearest
 
 # MaxText's defaults. Every chain ends here unless it names another of MaxText's files.
 STOCK = "base.yml"
@@ -186,7 +186,8 @@ def near_file(path: str) -> str:
     return ""
   folder, name = os.path.split(path)
   present = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
-  return did_you_mean(path, [os.path.join(folder, file) for file in present if file.endswith(".yml") and name])
+  near = nearest(name, [file for file in present if file.endswith(".yml")])
+  return f", did you mean {os.path.join(folder, near)}?" if near else ""
 
 
 def _read_text(path: str, file_kind: str) -> str:

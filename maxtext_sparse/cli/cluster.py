@@ -111,8 +111,8 @@ def xpk(
     from maxtext_sparse.cluster.workload import make_workload
     from maxtext_sparse.cluster.xpk import Xpk
 
-    settings = _settings(context)
-    made = make_workload(read_arguments(arguments or []), settings, workload, is_real=not dry_run)
+    placement = _placement(context)
+    made = make_workload(read_arguments(arguments or []), placement, workload, is_real=not dry_run)
     program = Xpk(xpk)
     manifest = program.dry_run(made)
     if not dry_run:
@@ -173,13 +173,13 @@ def submit(
     from maxtext_sparse.cluster.text import entry_text
     from maxtext_sparse.cluster.xpk import Xpk
 
-    settings = _settings(context)
-    settings.check()
+    placement = _placement(context)
+    placement.check()
     program = Xpk(xpk)
     if dry_run:
-      steps = dry_run_sweep(directory, settings, program, only)
+      steps = dry_run_sweep(directory, placement, program, only)
     else:
-      steps = submit_sweep(directory, settings, program, only, resubmit or ())
+      steps = submit_sweep(directory, placement, program, only, resubmit or ())
     entries = []
     for entry in steps:  # a submission takes seconds and a sweep has 80, so each is printed at once
       entries.append(entry)
@@ -189,12 +189,12 @@ def submit(
     print_json({"runs": [entry.to_dict() for entry in entries]})
 
 
-def _settings(context: typer.Context) -> Any:
-  from maxtext_sparse.cluster.settings import parse_env, parse_whole, Settings
+def _placement(context: typer.Context) -> Any:
+  from maxtext_sparse.cluster.placement import parse_env, parse_whole, Placement
 
   options = context.params
   given = ("cluster", "project", "zone", "tpu_type", "docker_image", "base_docker_image", "priority", "libtpu_args")
-  return Settings(
+  return Placement(
     **{name: options[name] for name in given},
     num_slices=parse_whole("--num-slices", options["num_slices"]),
     max_restarts=parse_whole("--max-restarts", options["max_restarts"]),

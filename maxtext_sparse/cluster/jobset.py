@@ -78,23 +78,23 @@ def _required(jobset: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _comparisons(jobset: dict[str, Any], workload: Workload) -> Iterator[tuple[str, Any, Any]]:
   """Yields (field, value found, value wanted)."""
-  settings = workload.settings
+  placement = workload.placement
   job, pod = jobset["spec"]["replicatedJobs"][0], pod_of(jobset)
   container = pod["containers"][-1]  # xpk puts its sidecar first
-  chips = tpu_types()[settings.tpu_type]
+  chips = tpu_types()[placement.tpu_type]
   topology = str(pod["nodeSelector"].get(TOPOLOGY, ""))
   env = {item["name"]: item.get("value") for item in container.get("env") or []}
   script = str(container["command"][-1])
   yield "metadata.name", jobset["metadata"]["name"], workload.name
-  yield "replicas", job.get("replicas"), settings.num_slices
-  yield "maxRestarts", jobset["spec"]["failurePolicy"].get("maxRestarts"), settings.max_restarts
-  yield "priorityClassName", pod.get("priorityClassName"), settings.priority
-  yield ACCELERATOR, pod["nodeSelector"].get(ACCELERATOR), family_of(settings.tpu_type).accelerator
+  yield "replicas", job.get("replicas"), placement.num_slices
+  yield "maxRestarts", jobset["spec"]["failurePolicy"].get("maxRestarts"), placement.max_restarts
+  yield "priorityClassName", pod.get("priorityClassName"), placement.priority
+  yield ACCELERATOR, pod["nodeSelector"].get(ACCELERATOR), family_of(placement.tpu_type).accelerator
   yield TOPOLOGY, math.prod(map(int, topology.split("x"))) if topology else None, chips
   yield TPU, job["template"]["spec"]["parallelism"] * container["resources"]["limits"][TPU], chips
-  if settings.docker_image:
-    yield "image", container["image"], settings.docker_image
-  for name, value in settings.env.items():
+  if placement.docker_image:
+    yield "image", container["image"], placement.docker_image
+  for name, value in placement.env.items():
     yield f"env {name}", env.get(name), kubernetes_literal(value)
   # Our command is the end of its line, because xpk's --enable-debug-logs puts exports before it.
   lines = [line for line in map(str.strip, script.splitlines()) if line.endswith(f"{workload.command}) & PID=$!;")]

@@ -6,7 +6,7 @@ import fnmatch
 
 from maxtext_sparse.cluster.command import read_arguments
 from maxtext_sparse.cluster.names import workload_name
-from maxtext_sparse.cluster.settings import Settings
+from maxtext_sparse.cluster.placement import Placement
 from maxtext_sparse.cluster.submissions import Submissions, SUBMITTED, SUBMITTING
 from maxtext_sparse.cluster.workload import make_workload, Workload
 from maxtext_sparse.cluster.xpk import WorkloadExistsError, Xpk
@@ -48,19 +48,19 @@ def run_workload_name(manifest: Manifest, run: Run) -> str:
   return workload_name(run.name if run.name.startswith(prefix) else prefix + run.name)
 
 
-def dry_run_sweep(directory: str, settings: Settings, xpk: Xpk, only: str = "*") -> Iterator[Entry]:
+def dry_run_sweep(directory: str, placement: Placement, xpk: Xpk, only: str = "*") -> Iterator[Entry]:
   """Yields what `submit_sweep` would do now, with the JobSets. It changes nothing and reads no bucket."""
   manifest = read_manifest(directory)
   finished = _is_never_finished if "://" in manifest.output_path else is_finished
   for entry in _plan(manifest, Submissions(directory), only, (), finished):
     if entry.state == READY:
-      workload = _workload(manifest, entry, settings, is_real=False)
+      workload = _workload(manifest, entry, placement, is_real=False)
       entry = dataclasses.replace(entry, manifest=xpk.dry_run(workload))
     yield entry
 
 
 def submit_sweep(
-  directory: str, settings: Settings, xpk: Xpk, only: str = "*", resubmit: Sequence[str] = ()
+  directory: str, placement: Placement, xpk: Xpk, only: str = "*", resubmit: Sequence[str] = ()
 ) -> Iterator[Entry]:
   """Submits every run that is ready: trunks, runs without a trunk, and branches whose trunk is finished.
 
@@ -68,7 +68,7 @@ def submit_sweep(
 
   Args:
     directory: the sweep's folder.
-    settings: where and how to submit.
+    placement: where and how to submit.
     xpk: the program that submits.
     only: glob over run names; other runs are left out.
     resubmit: names of runs to submit again.
@@ -84,7 +84,7 @@ def submit_sweep(
   with folder_lock(directory, f"{directory}: another sweep submit is running on it, wait until it ends"):
     submissions = Submissions(directory)
     entries = list(_plan(manifest, submissions, only, resubmit, is_finished))
-    workloads = {e.run.name: _workload(manifest, e, settings, is_real=True) for e in entries if e.state == READY}
+    workloads = {e.run.name: _workload(manifest, e, placement, is_real=True) for e in entries if e.state == READY}
     for entry in entries:
       if entry.state == READY:
         _submit(manifest, entry.run, workloads[entry.run.name], xpk, submissions)
@@ -151,10 +151,10 @@ def _check_selection(names: dict[str, str], only: str, resubmit: Sequence[str]) 
     raise ConfigError(f"--only={only}: matches none of the {len(names)} runs, such as {next(iter(names))}")
 
 
-def _workload(manifest: Manifest, entry: Entry, settings: Settings, is_real: bool) -> Workload:
+def _workload(manifest: Manifest, entry: Entry, placement: Placement, is_real: bool) -> Workload:
   try:
     arguments = read_arguments([manifest.config_path(entry.run)])
-    return make_workload(arguments, settings, entry.workload, is_real)
+    return make_workload(arguments, placement, entry.workload, is_real)
   except ConfigError as error:
     raise ConfigError(f"{entry.run.name}: {error}") from None
 
@@ -165,7 +165,7 @@ def _submit(manifest: Manifest, run: Run, workload: Workload, xpk: Xpk, submissi
   xpk.dry_run(workload)
   if run.trunk is not None:
     branch(manifest, run)
-  submissions.begin(workload.name, run=run.name, digest=run.digest, **_where(workload.settings))
+  submissions.begin(workload.name, run=run.name, digest=run.digest, **_where(workload.placement))
   try:
     xpk.create(workload)
   except WorkloadExistsError as error:
@@ -176,5 +176,5 @@ def _submit(manifest: Manifest, run: Run, workload: Workload, xpk: Xpk, submissi
   assert submissions.status(workload.name) == SUBMITTED
 
 
-def _where(settings: Settings) -> dict[str, str]:
-  return {"cluster": settings.cluster, "project": settings.project, "zone": settings.zone}
+def _where(placement: Placement) -> dict[str, str]:
+  return {"cluster": placement.cluster, "project": placement.project, "zone": placement.zone}

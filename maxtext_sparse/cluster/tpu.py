@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import re
 
 from maxtext_sparse.errors import ConfigError, nearest
 
@@ -83,16 +84,18 @@ def family_of(tpu_type: str) -> Family:
 
 
 def nearest_type(tpu_type: str) -> str:
-  """Returns the type that was most likely meant: the right family first, then the size with the smallest ratio."""
+  """Returns the type that was most likely meant: the right family first, then the nearest size by ratio."""
   family, size = _split(tpu_type.lower())
   if f"{family}-{size}" in tpu_types():
     return f"{family}-{size}"
-  candidates = [other for other in tpu_types() if other.startswith(f"{family}-")]
-  if size.isdecimal() and int(size) > 0:
-    numbered = [other for other in candidates if "x" not in other.partition("-")[2]]
-    return min(numbered, key=lambda other: abs(math.log(int(other.rpartition("-")[2]) / int(size))))
-  candidates.sort(key=tpu_types().__getitem__)  # the smallest slice of those that are equally near
-  return nearest(f"{family}-{size}", candidates, cutoff=0.0) or candidates[0]
+  is_topology = "x" in size
+  # v5p-4x4 has 16 chips, as v5p-2x2x4 does. v5p-100 means TensorCores, of which v5p-128 has the nearest number.
+  wanted = math.prod(int(side) for side in re.findall(r"\d+", size) if int(side)) if size else 1
+  sizes = {other.partition("-")[2]: chips for other, chips in tpu_types().items() if other.startswith(f"{family}-")}
+  same_form = {
+    other: chips if is_topology else int(other) for other, chips in sizes.items() if ("x" in other) == is_topology
+  }
+  return f"{family}-{min(same_form, key=lambda other: abs(math.log(same_form[other] / wanted)))}"
 
 
 def _split(tpu_type: str) -> tuple[str, str]:

@@ -81,23 +81,23 @@ class Xpk:
 
 def create_arguments(workload: Workload) -> list[str]:
   """Returns xpk's arguments for `workload`. Flag and value are one word, because a value may begin with a hyphen."""
-  settings = workload.settings
-  image = ("docker-image", settings.docker_image) if settings.docker_image else ("base-docker-image", None)
+  placement = workload.placement
+  image = ("docker-image", placement.docker_image) if placement.docker_image else ("base-docker-image", None)
   flags = {
     "workload": workload.name,
-    "cluster": settings.cluster,
-    "project": settings.project,
-    "zone": settings.zone,
-    "tpu-type": settings.tpu_type,
-    "num-slices": settings.num_slices,
-    image[0]: image[1] or settings.base_docker_image,
-    "priority": settings.priority,
-    "max-restarts": settings.max_restarts,
+    "cluster": placement.cluster,
+    "project": placement.project,
+    "zone": placement.zone,
+    "tpu-type": placement.tpu_type,
+    "num-slices": placement.num_slices,
+    image[0]: image[1] or placement.base_docker_image,
+    "priority": placement.priority,
+    "max-restarts": placement.max_restarts,
     "restart-on-exit-codes": RESTART_STATUS,
     "command": workload.command,
   }
-  variables = [f"--env={name}={env_text(value)}" for name, value in settings.env.items()]
-  return ["workload", "create", *(f"--{flag}={value}" for flag, value in flags.items()), *variables, *settings.xpk_flags]
+  variables = [f"--env={name}={env_text(value)}" for name, value in placement.env.items()]
+  return ["workload", "create", *(f"--{flag}={value}" for flag, value in flags.items()), *variables, *placement.xpk_flags]
 
 
 def env_text(value: str) -> str:

@@ -148,12 +148,17 @@ def _load(arguments: Sequence[str], budget: RunOptions) -> "Model":
   if budget.num_prunable is not None:
     raise ConfigError(f"--prunable={budget.num_prunable}: CONFIG has its own, keep one")
   if budget.steps is not None:
-    arguments = [*arguments, f"steps={budget.steps}"]
+    arguments = _with_steps(arguments, budget.steps)
   elif budget.tokens is not None or budget.flops is not None:
-    arguments = [*arguments, f"steps={_ANY_STEPS}"]
+    arguments = _with_steps(arguments, _ANY_STEPS)
   from maxtext_sparse.plan.models import load_model
 
   return load_model(arguments)
+
+
+def _with_steps(arguments: Sequence[str], steps: int) -> list[str]:
+  """Replaces the length in the arguments, since no key may be given twice."""
+  return [*(argument for argument in arguments if not argument.startswith("steps=")), f"steps={steps}"]
 
 
 def _with_sparsity(model: "Model", sparsity: float) -> "Model":

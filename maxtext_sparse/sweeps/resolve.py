@@ -12,6 +12,7 @@ import os
 import tempfile
 from typing import Any
 
+from maxtext_sparse.arguments import refuse_unknown_keys
 from maxtext_sparse.config import parse_keys
 from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.errors import ConfigError
@@ -87,6 +88,7 @@ class Resolver:
       ConfigError: MaxText or the plugin would refuse the run, or its budget does not make whole steps.
     """
     config = {key: value for key, value in keys.items() if key not in BUDGETS}
+    refuse_unknown_keys(config)
     if "batch_tokens" in keys:
       config["per_device_batch_size"] = self._per_device(config, keys["batch_tokens"])
     batch_tokens = self._batch_tokens(config)

@@ -1,4 +1,4 @@
-"""Every command that takes a run's arguments refuses a bad one in the same line, before it compiles or writes anything."""
+"""Every command that takes a run's arguments refuses a bad one in the same words, before it compiles or writes."""
 
 import os
 from pathlib import Path
@@ -13,18 +13,7 @@ import yaml
 from maxtext_sparse.cli import app
 
 REPO = Path(__file__).parents[2]
-FLAGS = [
-  "--cluster",
-  "c",
-  "--project",
-  "my-project",
-  "--zone",
-  "us-central2-b",
-  "--tpu-type",
-  "v5litepod-16",
-  "--docker-image",
-  "a/b:1",
-]
+FLAGS = ["--cluster=c", "--project=my-project", "--zone=us-central2-b", "--tpu-type=v5p-8", "--docker-image=a/b:1"]
 COMMANDS = {
   "train": ["train"],
   "run": ["run", "maxtext.trainers.pre_train.train_compile"],
@@ -47,8 +36,8 @@ BAD = {
   "twice.yml": "twice.yml: is not YAML that MaxText can read, line 2, column 1: the key steps is there twice",
   "self.yml": "self.yml: this file is based on itself",
   "orphan.yml": "orphan.yml: base_config=gone.yml: no such file",
-  "unknown.yml": "unknown.yml: stesp: MaxText has no such key, did you mean steps?",
-  "sparsty=0.8": "sparsty: MaxText has no such key, did you mean sparsity?",
+  "unknown.yml": "unknown.yml: stesp=5: MaxText has no such key, did you mean steps?",
+  "sparsty=0.8": "sparsty=0.8: MaxText has no such key, did you mean sparsity?",
   "steps=1 steps=2": "steps=2: steps=1 is given too, keep one",
 }
 

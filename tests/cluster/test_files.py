@@ -15,7 +15,7 @@ from maxtext_sparse.cluster.tpu import family_of, tpu_types
 from maxtext_sparse.cluster.workload import make_workload
 from maxtext_sparse.cluster.xpk import Xpk
 from tests.cluster.conftest import call, Pod, REPO
-from tests.cluster.test_xpk import RUN, settings_of
+from tests.cluster.test_xpk import placement_of, RUN
 
 LAUNCH = REPO / "launch"
 INSTRUCTION = re.compile(r"^([A-Z]+) +((?:.*\\\n)*.*)$", re.MULTILINE)
@@ -90,7 +90,7 @@ def test_the_plain_jobset_has_what_its_schema_requires(filled):
 
 
 def test_the_plain_jobset_asks_for_what_xpk_asks_for(filled, xpk_path):
-  workload = make_workload(read_arguments(RUN), settings_of(num_slices=2), "s80")
+  workload = make_workload(read_arguments(RUN), placement_of(num_slices=2), "s80")
   theirs, ours = parse_jobset(Xpk(xpk_path).dry_run(workload)), yaml.safe_load(filled)
   job = lambda jobset: jobset["spec"]["replicatedJobs"][0]
   assert ours["metadata"]["annotations"] == theirs["metadata"]["annotations"]
@@ -132,5 +132,5 @@ def test_xpk_runs_without_the_variables_of_this_environment(xpk_path, monkeypatc
   monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
   (tmp_path / "home").mkdir(mode=0o500)
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
-  workload = make_workload(read_arguments(RUN), settings_of())
+  workload = make_workload(read_arguments(RUN), placement_of())
   assert parse_jobset(Xpk(xpk_path).dry_run(workload)) and not list(Path(tmp_path / "home").iterdir())

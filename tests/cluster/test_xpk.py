@@ -12,8 +12,8 @@ import yaml
 from maxtext_sparse.arguments import parse_value
 from maxtext_sparse.cluster.command import Arguments
 from maxtext_sparse.cluster.jobset import check_manifest, pod_of
+from maxtext_sparse.cluster.placement import Placement
 from maxtext_sparse.cluster.quoting import to_text
-from maxtext_sparse.cluster.settings import Settings
 from maxtext_sparse.cluster.workload import make_workload
 from maxtext_sparse.cluster.xpk import Xpk
 from maxtext_sparse.errors import RunError
@@ -24,12 +24,12 @@ RUN = ["run_name=s80", "base_output_directory=gs://my-bucket/runs"]
 ONE_LINE = [text for text in NASTY if "\n" not in text]
 
 
-def settings_of(**changes):
-  return Settings(**{name.replace("-", "_"): value for name, value in OPTIONS.items()} | changes)
+def placement_of(**changes):
+  return Placement(**{name.replace("-", "_"): value for name, value in OPTIONS.items()} | changes)
 
 
 def submission(words=(), **changes):
-  return make_workload(Arguments("base.yml", {}, (*RUN, *words)), settings_of(**changes))
+  return make_workload(Arguments("base.yml", {}, (*RUN, *words)), placement_of(**changes))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_what_cannot_work_is_refused_in_one_line_before_xpk_runs(changes, words,
 
 
 def test_a_run_without_a_name_is_refused():
-  status, _, error = call("launch", "xpk", "run_name=", *flags(), XPK="/bin/false")
+  status, _, error = call("launch", "xpk", RUN[1], "run_name=", *flags(), XPK="/bin/false")
   assert status == 2 and "run_name: missing" in error and error.count("\n") == 1
 
 
@@ -206,5 +206,6 @@ def test_a_variable_given_twice_is_refused():
   ],
 )
 def test_a_real_submission_must_survive_its_pod(override, message):
-  status, _, error = call("launch", "xpk", *RUN, override, *flags(), XPK="/bin/false")
+  others = [word for word in RUN if word.partition("=")[0] != override.partition("=")[0]]
+  status, _, error = call("launch", "xpk", *others, override, *flags(), XPK="/bin/false")
   assert status == 2 and message in error and error.count("\n") == 1

@@ -6,13 +6,10 @@ import subprocess
 import sys
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from maxtext_sparse.cli.plan import register
+from maxtext_sparse.cli import app
 
-app = typer.Typer(rich_markup_mode=None)
-register(app)
 SMALL = ["base_emb_dim=64", "base_mlp_dim=128", "base_num_query_heads=4", "base_num_kv_heads=4", "head_dim=16"]
 SMALL += ["base_num_decoder_layers=2", "vocab_size=512", "max_target_length=128", "per_device_batch_size=4"]
 
@@ -33,8 +30,7 @@ def test_help_has_an_example(command):
 
 
 def test_stdout_of_a_real_process_is_one_json_object_and_no_accelerator_is_looked_for():
-  code = "import typer; from maxtext_sparse.cli.plan import register; app = typer.Typer(); register(app); app()"
-  arguments = [sys.executable, "-c", code, "plan", *SMALL, "steps=1000", "sparsity=0.5", "--json"]
+  arguments = [sys.executable, "-m", "maxtext_sparse", "plan", *SMALL, "steps=1000", "sparsity=0.5", "--json"]
   environment = {key: value for key, value in os.environ.items() if key != "JAX_PLATFORMS"}
   process = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
   assert json.loads(process.stdout)["steps"] == 1000

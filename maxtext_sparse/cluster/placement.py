@@ -1,4 +1,4 @@
-"""The options of a submission. What xpk or the cluster would refuse is refused here, before xpk runs."""
+"""Where and how runs are submitted. What xpk or the cluster would refuse is refused here, before xpk runs."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -41,7 +41,7 @@ _OWN_FLAGS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Placement:
   """Where and how runs are submitted.
 
   Attributes:
