@@ -5,7 +5,7 @@ the same line: config files that cannot be read, unknown keys, keys given twice,
 ignore or that contradict the command line.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import os
 import re
@@ -73,10 +73,10 @@ def parse_value(text: str) -> Any:
     ) from None
 
 
-def refuse_unknown_keys(keys: Iterable[str], prefix: str = "") -> None:
+def refuse_unknown_keys(keys: Mapping[str, Any], prefix: str = "") -> None:
   """Raises ConfigError for the first key that neither MaxText nor the plugin has. `prefix` begins the message."""
   known = known_keys()
-  for key in keys:
+  for key, value in keys.items():
     # `lora.rank` is the key `rank` of the mapping `lora`, which MaxText checks itself.
     name = re.split(r"[.\[]", key)[0]
     if known is None:
@@ -85,7 +85,7 @@ def refuse_unknown_keys(keys: Iterable[str], prefix: str = "") -> None:
       # Someone who writes `sparsty` means our key, although MaxText has 1,000 others.
       hint = "" if name in known else did_you_mean(name, KEYS, 0.75) or did_you_mean(name, sorted(known))
     if hint or (known is not None and name not in known):
-      raise ConfigError(f"{prefix}{_shown(key)}: MaxText has no such key{hint}")
+      raise ConfigError(f"{prefix}{_shown(f'{key}={value}')}: MaxText has no such key{hint}")
 
 
 def check_variables(environment: Mapping[str, str], overrides: Sequence[str] = ()) -> None:
@@ -139,7 +139,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
       raise ConfigError(f"{_shown(override)}: {_shown(given[key])} is given too, keep one")
     given[key] = override
     parse_value(text)
-  refuse_unknown_keys(given)
+  refuse_unknown_keys({key: override.partition("=")[2] for key, override in given.items()})
 
 
 def _shown(text: str) -> str:

@@ -71,8 +71,8 @@ BAD_FILES = [
   ("based_on_bad.yml", r"open\.yml: is not YAML"),
   ("based_on_number.yml", r"based_on_number\.yml: base_config=5 must be the path of a config file"),
   ("deep.yml", r"deep\.yml: is not YAML that MaxText can read"),
-  ("unknown.yml", r"unknown\.yml: sparsty: MaxText has no such key, did you mean sparsity\?"),
-  ("foreign.yml", r"foreign\.yml: learning_rat: MaxText has no such key, did you mean learning_rate\?"),
+  ("unknown.yml", r"unknown\.yml: sparsty=0.8: MaxText has no such key, did you mean sparsity\?"),
+  ("foreign.yml", r"foreign\.yml: learning_rat=0.8: MaxText has no such key, did you mean learning_rate\?"),
 ]
 
 
@@ -114,11 +114,14 @@ def test_what_maxtext_takes_is_taken(folder, words):
   [
     (["steps=1", "steps=2"], "steps=2: steps=1 is given too, keep one"),
     (["steps=1", "sparsity=0.5", "steps=1"], "steps=1: steps=1 is given too, keep one"),
-    (["sparsty=0.8"], r"sparsty: MaxText has no such key, did you mean sparsity\?"),
-    (["gmp_prune_fractoin=0.5"], r"gmp_prune_fractoin: MaxText has no such key, did you mean gmp_prune_fraction\?"),
-    (["stesp=5"], r"stesp: MaxText has no such key, did you mean steps\?"),
-    (["per_device_batchsize=5"], r"per_device_batchsize: MaxText has no such key, did you mean per_device_batch_size\?"),
-    (["qqqq=5"], "qqqq: MaxText has no such key$"),
+    (["sparsty=0.8"], r"sparsty=0.8: MaxText has no such key, did you mean sparsity\?"),
+    (["gmp_prune_fractoin=0.5"], r"gmp_prune_fractoin=0.5: MaxText has no such key, did you mean gmp_prune_fraction\?"),
+    (["stesp=5"], r"stesp=5: MaxText has no such key, did you mean steps\?"),
+    (
+      ["per_device_batchsize=5"],
+      r"per_device_batchsize=5: MaxText has no such key, did you mean per_device_batch_size\?",
+    ),
+    (["qqqq=5"], "qqqq=5: MaxText has no such key$"),
     (["=5"], "=5: must be key=value, with a key of MaxText"),
     (["a b=5"], "a b=5: must be key=value"),
     (["steps=[1"], r"\[1: is not a value that MaxText can read"),
@@ -183,7 +186,9 @@ def test_without_maxtext_only_what_is_almost_ours_is_refused(monkeypatch, tmp_pa
     source = next(path for path in map(os.path.join, sys.path, [name] * len(sys.path)) if os.path.exists(path))
     (tmp_path / name).symlink_to(source)
   done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
-  assert done.stderr.splitlines()[-1].endswith("sparsty: MaxText has no such key, did you mean sparsity?"), done.stderr
+  assert done.stderr.splitlines()[-1].endswith("sparsty=0.8: MaxText has no such key, did you mean sparsity?"), (
+    done.stderr
+  )
 
 
 def test_the_check_imports_neither_jax_nor_maxtext_and_takes_less_than_two_seconds(folder):

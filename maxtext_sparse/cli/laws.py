@@ -14,14 +14,14 @@ from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import print_json
 
 _Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="Table of finished runs.")]
-_Starts = Annotated[str, typer.Option(help="Starts drawn from the grid, or all (4,500).")]
-_Seed = Annotated[int, typer.Option(help="Of the drawn starts and the resamples.")]
+_Starts = Annotated[str, typer.Option(help="Number of starts drawn from the grid, or all for its 4,500.")]
+_Seed = Annotated[int, typer.Option(help="Seed of the drawn starts and the resamples.")]
 _Resamples = Annotated[int, typer.Option("--bootstrap", help="Resamples of the runs, at least 2.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 _Keys = Annotated[
-  list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Schedule, e.g. pruning_schedule=cubic.")
+  list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Sparsity keys, such as pruning_schedule=cubic.")
 ]
-_Law = Annotated[str, typer.Option(help="average, chinchilla (dense N), chinchilla-final or frantar.")]
+_Law = Annotated[str, typer.Option(help="Law: average, chinchilla (dense N), chinchilla-final or frantar.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,11 +32,13 @@ def register(app: typer.Typer) -> None:
 
 def fit(
   runs: _Runs,
-  law: Annotated[str, typer.Option(help="average, chinchilla (dense N), chinchilla-final, frantar or all.")] = "average",
+  law: Annotated[
+    str, typer.Option(help="Law: average, chinchilla (dense N), chinchilla-final, frantar or all.")
+  ] = "average",
   starts: _Starts = "100",
   bootstrap: Annotated[int | None, typer.Option(help="Resamples of the runs, 200 unless given; 0 for none.")] = None,
   held_out: Annotated[bool, typer.Option("--held-out", help="Also the error on each sparsity left out.")] = False,
-  at: Annotated[str | None, typer.Option(help="Fit nothing, evaluate these: A=406.4,B=410.7,...")] = None,
+  at: Annotated[str | None, typer.Option(help="Coefficients to evaluate without a fit: A=406.4,B=410.7,... .")] = None,
   seed: _Seed = 0,
   as_json: _Json = False,
 ) -> None:
@@ -138,7 +140,7 @@ def recommend(
 
 
 def plot(
-  figure: Annotated[str, typer.Argument(help="pairs, compute, accuracy, schedules, rates, phases or density.")],
+  figure: Annotated[str, typer.Argument(help="One of pairs, compute, accuracy, schedules, rates, phases and density.")],
   inputs: Annotated[list[str], typer.Argument(help="RUNS.csv, metrics files or run folders.")],
   out: Annotated[str, typer.Option(help="Folder for FIGURE.png and FIGURE.svg.")] = ".",
   law: Annotated[str, typer.Option(help="For accuracy: a law, several separated by commas, or all.")] = "average",
@@ -165,7 +167,7 @@ def plot(
 
 def convert(
   data: Annotated[str, typer.Argument(help="A published file: t5-data.csv or vit-data.json.")],
-  source: Annotated[str, typer.Option(help="t5 or vit, the runs of Frantar et al. (2023).")],
+  source: Annotated[str, typer.Option(help="Which runs of Frantar et al. (2023): t5 or vit.")],
   out: Annotated[str, typer.Option(help="Where to write the table.")] = "RUNS.csv",
   as_json: _Json = False,
 ) -> None:

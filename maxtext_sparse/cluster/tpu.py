@@ -91,11 +91,9 @@ def nearest_type(tpu_type: str) -> str:
   is_topology = "x" in size
   # v5p-4x4 has 16 chips, as v5p-2x2x4 does. v5p-100 means TensorCores, of which v5p-128 has the nearest number.
   wanted = math.prod(int(side) for side in re.findall(r"\d+", size) if int(side)) if size else 1
-  sizes = {other.partition("-")[2]: chips for other, chips in tpu_types().items() if other.startswith(f"{family}-")}
-  same_form = {
-    other: chips if is_topology else int(other) for other, chips in sizes.items() if ("x" in other) == is_topology
-  }
-  return f"{family}-{min(same_form, key=lambda other: abs(math.log(same_form[other] / wanted)))}"
+  chips = {other.partition("-")[2]: count for other, count in tpu_types().items() if other.startswith(f"{family}-")}
+  numbers = {other: chips[other] if is_topology else int(other) for other in chips if ("x" in other) == is_topology}
+  return f"{family}-{min(numbers, key=lambda other: abs(math.log(numbers[other] / wanted)))}"
 
 
 def _split(tpu_type: str) -> tuple[str, str]:

@@ -138,7 +138,7 @@ def test_an_override_wins_over_the_files(files):
   "words, message",
   [
     (["missing.yml"], "missing.yml: no such config file"),
-    (["sparsty=0.8"], r"sparsty: MaxText has no such key, did you mean sparsity\?"),
+    (["sparsty=0.8"], r"sparsty=0.8: MaxText has no such key, did you mean sparsity\?"),
     (["steps=5", "steps=6"], "steps=6: steps=5 is given too, keep one"),
     (["=1"], "=1: must be key=value"),
     (["a b=1"], "a b=1: must be key=value"),

@@ -165,7 +165,7 @@ def test_json_is_one_object_with_the_command_and_the_jobset(xpk_path):
     ({"env": "M_SPARSTY=0.8"}, [], "did you mean M_SPARSITY?"),
     ({"env": "M_RUN_NAME=a"}, [], "M_RUN_NAME=a: run_name=s80 is on the command line too"),
     ({}, ["tokenizer_path=a\nb"], "must be one line"),
-    ({}, ["sparsty=0.8"], "sparsty: MaxText has no such key, did you mean sparsity?"),
+    ({}, ["sparsty=0.8"], "sparsty=0.8: MaxText has no such key, did you mean sparsity?"),
     ({}, ["steps=5", "steps=6"], "steps=6: steps=5 is given too, keep one"),
     ({}, ["sparsity=1.5"], "sparsity=1.5: must be less than 1"),
     ({}, ["sparsity=0.8", "steps=50"], "gmp_pruning_frequency=100: longer than the pruning phase"),
