@@ -33,7 +33,7 @@ def refusal(*arguments):
     ({"axes": {"sparsity": [0.5, 0.5]}}, "sparsity has a value twice"),
     ({"axes": {"sparsity": 0.5}}, "axes.sparsity=0.5: must be a list of values"),
     ({"axes": {"sparsty": [0.5]}}, "did you mean sparsity?"),
-    ({"axes": {"learning_rat": [0.5]}}, "learning_rat: MaxText has no such key, did you mean learning_rate?"),
+    ({"axes": {"learning_rat": [0.5]}}, ": MaxText has no such key, did you mean learning_rate?"),
     ({"axes": {"sparsity": [1.5]}}, "run tiny-s150: sparsity=1.5"),
     ({"axes": {"learning_rate": ["high"]}}, "run tiny-lrhigh: learning_rate=high"),
     ({"axes": {"size": {"s": "tny.yml"}}}, "cannot read this config file (No such file or directory), did you mean"),
