@@ -1,7 +1,7 @@
 """Hooks around the train loop on the host: checks at a resume, counts after events, the final eval, the end of a run.
 
-Each of them leaves dense runs alone, but for one thing: the last step of every run is evaluated. They pass on whatever
-they are given where the config is not MaxText's.
+Dense runs notice two things: their last step is evaluated, and one that resumes a sparse run is refused. A config that is
+not MaxText's gets MaxText's own behaviour.
 """
 
 from typing import Any

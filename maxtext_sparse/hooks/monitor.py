@@ -1,21 +1,15 @@
 """The host's view of a sparse run: exact counts, metrics, records, warnings, and the checks that stop a bad run.
 
 A census counts the live weights of each matrix right after the update of an event step. Between two events no count
-changes: the mask stays, and a live weight never becomes zero. So one census for each event gives every step's figures.
+changes: the mask stays, and a live weight never becomes zero. So one census for each event gives every step's figures
+(`runs.active`).
 
 MaxText calls us twice in a step: `observe` with the new state, before the next step overwrites it, and about one step
 later `settle` and `scalars`, when it writes the metrics. The counts stay on the devices in the meantime, so that the host
 does not wait for them.
-
-For the event at step 4 of a run with 1000 prunable weights that keeps 500 of them:
-
-  step  forward pass sees  counted after the update
-  3     1000               1000
-  4     1000               500    the event acts in this step's update
-  5     500                500
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import logging
 from typing import Any
@@ -25,6 +19,7 @@ import jax
 from maxtext_sparse.errors import RunError, StoppedError
 from maxtext_sparse.pruning.census import Census, PendingCensus, prunable_weights
 from maxtext_sparse.pruning.prunable import Parameter
+from maxtext_sparse.runs.active import active_sum, ActiveSum
 from maxtext_sparse.runs.record import Plan, RunRecord
 
 logger = logging.getLogger("maxtext_sparse")
@@ -35,30 +30,6 @@ _TOLERANCE = 1e-6
 _THIN = 0.01
 # MaxText writes the metrics of a step while the next one runs. A few steps more than that are kept.
 _MOST_COUNTS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class ActiveSum:
-  """Active prunable weights, summed over forward passes in exact integers.
-
-  Attributes:
-    total: the sum over steps 0..since-1.
-    since: the first step that `total` leaves out.
-    active: active weights in each forward pass from step `since` on, until the next event.
-  """
-
-  total: int
-  since: int
-  active: int
-
-  def over(self, num_steps: int) -> int:
-    """The sum over steps 0..num_steps-1, with no event from `since` on."""
-    assert num_steps >= self.since
-    return self.total + self.active * (num_steps - self.since)
-
-  def after_event(self, step: int, num_active: int) -> "ActiveSum":
-    """With an event at `step` that left `num_active` weights. The forward pass of step + 1 is the first to see it."""
-    return ActiveSum(self.over(step + 1), step + 1, num_active)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +131,7 @@ class Monitor:
     if the checkpoint is not as sparse as scheduled, as dense as the checkpoint is.
     """
     known = next(counts for counts in reversed(self._counts) if counts.step <= step)
-    active_sum = known.active_sum.over(step + 1)
+    total = known.active_sum.over(step + 1)
     num_nonzero, num_prunable = known.census.total_nonzero, self.plan.num_prunable
     scalars = {
       "pruning/prunable": num_prunable,
@@ -168,11 +139,11 @@ class Monitor:
       "pruning/density": num_nonzero / num_prunable,
       "pruning/target_density": self.plan.schedule.target_density(step),
       "pruning/threshold": known.threshold or 0.0,
-      "pruning/average_params": active_sum / (step + 1),
+      "pruning/average_params": total / (step + 1),
       "pruning/min_matrix_density": min(known.census.densities.values()),
     }
     if self._tokens_per_step is not None:
-      scalars["pruning/effective_flops"] = 6.0 * self._tokens_per_step * active_sum
+      scalars["pruning/effective_flops"] = 6.0 * self._tokens_per_step * total
     return scalars
 
   def stop(self, reason: str) -> None:
@@ -202,32 +173,18 @@ class Monitor:
 
   def _recorded_counts(self, start_step: int, census: Census) -> Counts:
     """The counts before `start_step`, as a run without interruption would have them."""
-    event = self._record.last_event(before=start_step)
-    active_sum = self._sum_until_record(event)
-    begin = self.plan.begin_step
-    if begin > active_sum.since:  # another schedule came into force since
-      active_sum = ActiveSum(active_sum.over(begin), begin, self._begin_active())
-    lost = [step for step in self.plan.events_before(start_step) if step >= active_sum.since]
-    if not lost:
-      return Counts(start_step - 1, census, event["threshold"] if event else 0.0, active_sum)
+    event, past = self._record.last_event(start_step), self.plan.events_before(start_step)
+    if not past or (event is not None and event["step"] >= past[-1] and "active_sum" in event):
+      threshold = event["threshold"] if event is not None else 0.0
+      return Counts(start_step - 1, census, threshold, active_sum(self.plan, self._record, start_step))
     # The run was killed after it saved a checkpoint and before it wrote the record of its last event. The mask of the
-    # restored state is still that of this event, so its counts are known. Its threshold is gone. Of earlier events
-    # without a record only the schedule tells how many weights they left.
-    for step in lost[:-1]:
-      active_sum = active_sum.after_event(step, min(active_sum.active, self.plan.keep_count(step)))
-    threshold = event["threshold"] if event and event["step"] == lost[-1] else None
-    counts = Counts(lost[-1], census, threshold, active_sum.after_event(lost[-1], census.total_nonzero))
+    # restored state is still that of this event, so its counts are known. Its threshold is gone, unless an older version
+    # wrote the record.
+    threshold = event["threshold"] if event is not None and event["step"] == past[-1] else None
+    summed = active_sum(self.plan, self._record, past[-1]).after_event(past[-1], census.total_nonzero)
+    counts = Counts(past[-1], census, threshold, summed)
     self._write_event(counts)
     return counts
-
-  def _sum_until_record(self, event: Mapping[str, Any] | None) -> ActiveSum:
-    if event is not None and "active_sum" in event:  # older versions did not write it
-      return ActiveSum(event["active_sum"], event["step"] + 1, event["nonzero_prunable"])
-    # Nothing is known of the steps before the plan came into force: they count as the state at that step.
-    return ActiveSum(self._begin_active() * self.plan.begin_step, self.plan.begin_step, self._begin_active())
-
-  def _begin_active(self) -> int:
-    return self.plan.num_prunable if self.plan.begin_active is None else self.plan.begin_active
 
   def _settle_censuses(self, step: int, threshold: jax.Array | None = None) -> None:
     for due in sorted(s for s in self._pending if s <= step):

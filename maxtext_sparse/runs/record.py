@@ -11,7 +11,6 @@ again. Each file is written whole or not at all.
 from collections.abc import Mapping
 import dataclasses
 import json
-import re
 from typing import Any
 
 from etils import epath
@@ -90,14 +89,23 @@ class RunRecord:
     self._write(_SCHEDULE_FILE, dataclasses.asdict(plan))
 
   def write_config(self, flat: Mapping[str, Any]) -> None:
-    """Records the keys of the run's MaxText config but its secrets, because MaxText leaves none beside a checkpoint."""
+    """Writes the keys of the run's MaxText config without its secrets. MaxText itself leaves none beside a checkpoint."""
     public = {key: value for key, value in flat.items() if not key.endswith("access_token")}
     self._write(_CONFIG_FILE, json.loads(json.dumps(public, default=lambda value: getattr(value, "value", str(value)))))
 
   def read_config(self) -> dict[str, Any] | None:
-    """The recorded keys, None if the run recorded none."""
+    """The recorded keys; None if the run recorded none.
+
+    Raises:
+      ConfigError: the file is damaged.
+    """
     path = self.directory / _CONFIG_FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+      return None
+    try:
+      return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+      raise ConfigError(f"{path}: not a recorded config ({_reason(error)}), restore it or move it away") from error
 
   def write_event(self, step: int, event: Mapping[str, Any]) -> None:
     """Writes or replaces the record of the event at `step`."""
@@ -127,25 +135,24 @@ class RunRecord:
     Raises:
       ConfigError: a file in the folder is damaged or has a name that is none of ours.
     """
-    step = max((step for step in self._event_steps() if step < before), default=None)
+    step = max((step for step in self.recorded_steps() if step < before), default=None)
     return None if step is None else self.read_event(step)
 
   def recorded_steps(self) -> list[int]:
-    """Steps of the events that have a record, in ascending order."""
-    names = [path.name for path in self.directory.glob("event_*.json")] if self.directory.exists() else []
-    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"event_(\d+)\.json", name)))
+    """Steps of the events that have a record, in ascending order.
+
+    Raises:
+      ConfigError: a file in the folder looks like an event record and is none of ours.
+    """
+    paths = self.directory.glob("event_*") if self.directory.exists() else ()
+    return sorted(_step_of(path) for path in paths)
 
   def drop_events(self, from_step: int) -> None:
     """Removes events that a resume from `from_step` will repeat."""
     if self._is_writer:
-      for step in self._event_steps():
+      for step in self.recorded_steps():
         if step >= from_step:
           (self.directory / _event_file(step)).unlink()
-
-  def _event_steps(self) -> list[int]:
-    """Steps of the events on record, in no order."""
-    paths = self.directory.glob("event_*") if self.directory.exists() else ()
-    return [_step_of(path) for path in paths]
 
   def _write(self, name: str, content: Mapping[str, Any]) -> None:
     if not self._is_writer:
