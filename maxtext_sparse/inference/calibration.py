@@ -1,6 +1,5 @@
 """Which layout multiplies fastest at a density, measured once on a machine and cached."""
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -85,7 +84,7 @@ def _measured() -> Table:
 def _nanoseconds(matrix: PackedMatrix, x: Array) -> float:
   """Nanoseconds a weight, the median of a few rounds. Copies that exceed the cache take turns, as a model's layers do."""
   num_copies = max(2, -(-64 * 2**20 // matrix.num_bytes))
-  copies = [matrix] + [_copy(matrix) for _ in range(min(num_copies, 8) - 1)]
+  copies = [matrix] + [matrix.copy() for _ in range(min(num_copies, 8) - 1)]
   seconds = []
   for _ in range(_ROUNDS):
     begin = time.perf_counter()
@@ -93,15 +92,6 @@ def _nanoseconds(matrix: PackedMatrix, x: Array) -> float:
       copy.multiply(x)
     seconds.append((time.perf_counter() - begin) / len(copies))
   return float(np.median(seconds)) * 1e9 / (_ROWS * _COLS)
-
-
-def _copy(matrix: PackedMatrix) -> PackedMatrix:
-  arrays = {
-    field.name: getattr(matrix, field.name).copy()
-    for field in dataclasses.fields(matrix)
-    if isinstance(getattr(matrix, field.name), np.ndarray)
-  }
-  return dataclasses.replace(matrix, **arrays)
 
 
 def _machine_key() -> str:

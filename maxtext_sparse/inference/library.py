@@ -123,8 +123,7 @@ def set_threads(num_threads: int, cpus: Sequence[int] | None = None, pin_caller:
   Raises:
     ConfigError: too few cores are named, or the system refuses the threads or the pinning.
   """
-  allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-  chosen = list(allowed if cpus is None else cpus)
+  chosen = list(allowed_cpus() if cpus is None else cpus)
   if not 1 <= num_threads <= len(chosen):
     raise ConfigError(f"num_threads={num_threads}: must be at least 1 and at most the {len(chosen)} cores {chosen}")
   library = kernels()
@@ -133,6 +132,13 @@ def set_threads(num_threads: int, cpus: Sequence[int] | None = None, pin_caller:
   started = library.mxs_set_threads(num_threads, (ctypes.c_int * num_threads)(*chosen[:num_threads]), int(pin_caller))
   if started != num_threads:
     raise ConfigError(f"num_threads={num_threads}: the system refused to start or to pin them on cores {chosen}")
+
+
+def allowed_cpus() -> list[int]:
+  """The cores that this thread may run on."""
+  if hasattr(os, "sched_getaffinity"):
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count() or 1))
 
 
 def thread_cpus() -> list[int]:

@@ -1,6 +1,6 @@
 """A transformers model from a folder of weights, dense or packed, with the linear layers that the caller chooses."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import transformers
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.inference.bitmask_file import WeightFiles
 from maxtext_sparse.inference.calibration import faster_layout
-from maxtext_sparse.inference.library import set_threads
+from maxtext_sparse.inference.library import allowed_cpus, set_threads
 from maxtext_sparse.inference.linear import run_short_inputs_on_one_torch_thread, SparseLinear
 from maxtext_sparse.inference.matrix import Array, Dtype, DTYPES, Layout, PackedMatrix
 
@@ -24,8 +24,9 @@ _FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 def load(
   folder: str | Path,
   values: Dtype = "bf16",
-  dtype: torch.dtype = torch.float32,
+  dtype: torch.dtype | None = None,
   num_threads: int | None = None,
+  cpus: Sequence[int] | None = None,
   layout: Layout | None = None,
 ) -> transformers.PreTrainedModel:
   """A causal language model whose linear layers are `SparseLinear`; `generate` works as usual.
@@ -39,8 +40,11 @@ def load(
       latter is read by mmap: weights come into memory when they are first multiplied, and are never copied
       unless `values` asks for another dtype than the file's.
     values: dtype of the packed weights: `bf16`, `fp32`, or `int8` with one scale a row.
-    dtype: of the activations.
-    num_threads: threads of the kernels, one a core; torch's number by default.
+    dtype: of the activations, float32 or bfloat16; the folder's own by default. Prompts of more than eight tokens are
+      multiplied in it: bfloat16 is faster, float32 is more exact.
+    num_threads: threads of the kernels, each on a core of its own; by default as many as torch has, on the cores that
+      this process may use.
+    cpus: the cores.
     layout: `bitmask`, `csr` or `dense` for all matrices; by default each matrix gets the fastest for its density, by
       what `calibrate` measured on this machine.
 
@@ -49,13 +53,14 @@ def load(
   """
   if values not in DTYPES:
     raise ConfigError(f"values={values}: must be {', '.join(DTYPES)}")
-  set_threads(num_threads or torch.get_num_threads())
+  cores = list(cpus or allowed_cpus())
+  set_threads(num_threads or min(torch.get_num_threads(), len(cores)), cores)
 
   def make_linear(matrix: PackedMatrix, bias: torch.Tensor | None) -> torch.nn.Module:
     matrix = matrix.with_dtype(values)
     return SparseLinear(matrix.with_layout(layout or faster_layout(matrix)), bias)
 
-  model = load_with(folder, make_linear, dtype)
+  model = load_with(folder, make_linear, dtype or stored_dtype(folder))
   run_short_inputs_on_one_torch_thread(model)
   return model
 
@@ -91,6 +96,12 @@ def load_with(
   if missing:
     raise ConfigError(f"{folder}: {missing[0]} is in none of its files ({len(missing)} tensors missing)")
   return model.eval()
+
+
+def stored_dtype(folder: str | Path) -> torch.dtype:
+  """The dtype that config.json names, float32 if it names none."""
+  dtype = transformers.AutoConfig.from_pretrained(folder).dtype
+  return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def as_matrix(files: WeightFiles, name: str) -> PackedMatrix:

@@ -136,6 +136,12 @@ class PackedMatrix:
     else:
       library.mxs_expand(self._struct, begin, end, out, DTYPES.index(dtype))
 
+  def copy(self) -> "PackedMatrix":
+    """The same matrix in memory of its own."""
+    arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    owned: dict[str, Any] = {name: array.copy() for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    return dataclasses.replace(self, **owned)
+
   def with_dtype(self, dtype: Dtype) -> "PackedMatrix":
     """The same matrix with values of another dtype; int8 is rounded to the nearest of 255 steps of its row.
 

@@ -1,0 +1,58 @@
+"""maxtext-sparse bench: does sparse inference pay on this machine?"""
+
+import importlib.util
+import sys
+from typing import Annotated
+
+import typer
+
+from maxtext_sparse.errors import ConfigError, one_line_errors
+from maxtext_sparse.terminal import console, print_json
+
+
+def bench(
+  folder: Annotated[str, typer.Argument(help="Hugging Face folder, dense or bitmask, that export wrote.")],
+  cpus: Annotated[str, typer.Option(help="Cores, one thread each, such as 0,1; by default all of this process.")] = "",
+  rounds: Annotated[int, typer.Option(help="Turns of each variant; medians and intervals are over them.")] = 7,
+  tokens: Annotated[int, typer.Option(help="Tokens that are generated in a turn.")] = 24,
+  out: Annotated[str | None, typer.Option(help="Folder for inference.png and inference.svg.")] = None,
+  as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+  """Times generation on this CPU: dense fp32, bf16 and int8, torch's CSR, and ours with bf16 and int8 values.
+
+  All variants take turns on pinned cores. Close other programs first.
+
+  Example: maxtext-sparse bench exported --out figures
+  """
+  from maxtext_sparse.inference.comparison import compare, Plan
+  from maxtext_sparse.inference.library import allowed_cpus
+  from maxtext_sparse.inference.text import print_result
+
+  with one_line_errors():
+    _expect_packages()
+    if out:
+      # Before the measurement: whether matplotlib is here must not be found out after it.
+      from maxtext_sparse.plots.inference import save_comparison
+    chosen = tuple(allowed_cpus()) if not cpus else _parsed(cpus)
+    plan = Plan(folder, chosen, rounds, tokens)
+    result = compare(plan, lambda line: print(line, file=sys.stderr, flush=True))
+    if out:
+      result["files"] = save_comparison(result, out)
+  if as_json:
+    print_json(result)
+  else:
+    print_result(result, console(160))
+
+
+def _parsed(cpus: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(core) for core in cpus.split(","))
+  except ValueError:
+    raise ConfigError(f"--cpus={cpus}: must be core numbers separated by commas, such as 0,1") from None
+
+
+def _expect_packages() -> None:
+  missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+  if missing:
+    needs = "pip install 'maxtext-sparse[inference]'"
+    raise ConfigError(f"bench needs {' and '.join(missing)}, not installed here: {needs}")

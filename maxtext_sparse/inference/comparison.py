@@ -1,0 +1,323 @@
+"""Whether sparse inference pays on this machine: all variants of a model timed in turns, each in a process of its own.
+
+Needs neither torch nor transformers in this process.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+import platform
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from maxtext_sparse.errors import ConfigError, RunError
+from maxtext_sparse.inference.bitmask_file import WeightFiles
+from maxtext_sparse.inference.library import allowed_cpus, isa
+from maxtext_sparse.local.process import last_meaningful_line
+
+PROMPTS = (1, 8, 128, 512)
+DENSE = ("dense_fp32", "dense_bf16", "dense_int8")
+OURS = ("sparse_bf16", "sparse_int8")
+VARIANTS = (*DENSE, "torch_csr", *OURS)
+# Of the memory that is free, how much all variants together may take to be held at once.
+_MEMORY_SHARE = 0.8
+# Bytes a weight of a linear layer in each variant, for the whole and for each of the weights that are left.
+_BYTES_A_WEIGHT = {
+  "dense_fp32": (4.0, 0.0),
+  "dense_bf16": (2.0, 0.0),
+  "dense_int8": (1.0, 0.0),
+  "torch_csr": (0.0, 8.0),
+  "sparse_bf16": (0.125, 2.0),
+  "sparse_int8": (0.125, 1.0),
+}
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is measured.
+
+  Attributes:
+    folder: the model.
+    cpus: the cores, one thread each.
+    num_rounds: how often each variant gets its turn; medians and intervals are over rounds.
+    num_tokens: tokens that a turn generates.
+  """
+
+  folder: str
+  cpus: tuple[int, ...]
+  num_rounds: int = 7
+  num_tokens: int = 24
+
+  def __post_init__(self) -> None:
+    if self.num_rounds < 1 or self.num_tokens < 2:
+      raise ConfigError(f"rounds={self.num_rounds} tokens={self.num_tokens}: must be at least 1 round of 2 tokens")
+    missing = sorted(set(self.cpus) - set(allowed_cpus()))
+    if missing or not self.cpus:
+      raise ConfigError(f"cpus={list(self.cpus)}: must be among {allowed_cpus()}, the cores that this process may use")
+
+
+@dataclasses.dataclass
+class Timing:
+  """What was measured of one variant; lists have one entry a round."""
+
+  loaded: dict[str, Any]
+  tokens: list[int] = dataclasses.field(default_factory=list)
+  token_seconds: list[float] = dataclasses.field(default_factory=list)
+  prompt_seconds: dict[int, list[float]] = dataclasses.field(default_factory=lambda: {n: [] for n in PROMPTS})
+  threads: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  logits: Any = None
+
+
+class Variant:
+  """A worker process that holds one variant; it ends with the `with` block."""
+
+  def __init__(self, plan: Plan, name: str):
+    self._name = name
+    command = [sys.executable, "-m", "maxtext_sparse.inference.worker", plan.folder, name, ",".join(map(str, plan.cpus))]
+    # Closed in __exit__; a pipe could fill up, since nobody reads it while the process works.
+    self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    pipe = subprocess.PIPE
+    self._process = subprocess.Popen(
+      command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, env=pinned_environment(plan.cpus)
+    )
+
+  def __enter__(self) -> "Variant":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    assert self._process.stdin is not None and self._process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
+    try:
+      self._process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
+    self._process.stdout.close()
+    self._errors.close()
+
+  def ask(self, do: str, **arguments: Any) -> Any:
+    """Sends a request and returns the answer.
+
+    Raises:
+      RunError: the process ended instead; the message has its last line.
+    """
+    assert self._process.stdin is not None and self._process.stdout is not None
+    try:
+      self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+      self._process.stdin.flush()
+      answer = self._process.stdout.readline()
+    except BrokenPipeError:
+      answer = ""
+    if answer:
+      return json.loads(answer)
+    self._process.wait()
+    self._errors.seek(0)
+    reason = last_meaningful_line(self._errors.read()) or f"exit status {self._process.returncode}"
+    raise RunError(f"{self._name}: {reason.removeprefix('maxtext-sparse: error: ')}")
+
+
+def compare(plan: Plan, say: Say) -> dict[str, Any]:
+  """Measures all variants of a folder's model.
+
+  Args:
+    plan: what to measure.
+    say: is told what happens, a line at a time.
+
+  Returns:
+    JSON: see `maxtext_sparse/inference/README.md`.
+
+  Raises:
+    ConfigError: the folder holds no model that can be loaded.
+    RunError: a process failed.
+  """
+  files = WeightFiles(plan.folder)
+  num_linear, num_other, density = _count(files)
+  needed = sum(_weight_bytes(name, num_linear, num_other, density) for name in VARIANTS)
+  is_interleaved = needed < _MEMORY_SHARE * _free_bytes()
+  if not is_interleaved:
+    say(f"all variants take {needed / 2**30:.1f} GiB, too much at once: measured one after the other")
+  groups = [VARIANTS] if is_interleaved else [(name,) for name in VARIANTS]
+  timings: dict[str, Timing] = {}
+  for group in groups:
+    timings.update(_measure(plan, group, say))
+  say("reading memory, and products by density")
+  with Variant(plan, "none") as bare:
+    bandwidth = bare.ask("bandwidth")["bytes_per_second"]
+    products = bare.ask("products", shape=_common_shape(timings), rounds=plan.num_rounds)
+  weight_bytes = {name: _weight_bytes(name, num_linear, num_other, density) for name in VARIANTS}
+  return {
+    **_summary(timings, plan.cpus),
+    "weight_bytes": weight_bytes,
+    "file_bytes": files.num_bytes,
+    "density": density,
+    "parameters": num_linear + num_other,
+    "limit_tokens_per_second": {name: bandwidth / _weight_bytes(name, num_linear, 0, density) for name in VARIANTS},
+    **_break_even(products),
+    "products": products,
+    "is_interleaved": is_interleaved,
+    "machine": machine(plan.cpus) | {"bytes_per_second": bandwidth},
+    "folder": plan.folder,
+    "rounds": plan.num_rounds,
+    "tokens_a_round": plan.num_tokens,
+  }
+
+
+def pinned_environment(cpus: Sequence[int]) -> dict[str, str]:
+  """This environment with torch's threads pinned to the cores."""
+  places = ",".join(f"{{{cpu}}}" for cpu in cpus)
+  count = str(len(cpus))
+  pinned = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OMP_PROC_BIND": "true", "OMP_PLACES": places}
+  return os.environ | pinned | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+def machine(cpus: Sequence[int]) -> dict[str, Any]:
+  """What a reader needs to compare figures."""
+  names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+  return {
+    "processor": names[0] if names else platform.processor(),
+    "instruction_set": isa(),
+    "cpus": list(cpus),
+    "cores": os.cpu_count(),
+    "load": round(os.getloadavg()[0], 1),
+    "python": platform.python_version(),
+  }
+
+
+def is_pinned(threads: Sequence[Mapping[str, Any]], cpus: Sequence[int]) -> bool:
+  """Whether every thread that worked may use one core only, and together they used all of `cpus`."""
+  return all(len(thread["allowed"]) == 1 for thread in threads) and {t["cpu"] for t in threads} == set(cpus)
+
+
+def median_interval(values: Sequence[float], num_draws: int = 2000) -> tuple[float, float, float]:
+  """The median and its 95 % interval by bootstrap."""
+  generator = np.random.default_rng(0)
+  medians = np.median(generator.choice(np.asarray(values), (num_draws, len(values))), axis=1)
+  low, high = np.quantile(medians, [0.025, 0.975])
+  return float(np.median(values)), float(low), float(high)
+
+
+def break_even_density(densities: Sequence[float], ours: Sequence[float], dense: float) -> float | None:
+  """The density up to which ours is at least as fast as dense, interpolated; None if it never is, 1 if always."""
+  is_faster = [seconds <= dense for seconds in ours]
+  if not is_faster[0]:
+    return None
+  if all(is_faster):
+    return 1.0
+  first_slower = is_faster.index(False)
+  before, after = ours[first_slower - 1], ours[first_slower]
+  share = (dense - before) / (after - before)
+  return densities[first_slower - 1] + share * (densities[first_slower] - densities[first_slower - 1])
+
+
+def _break_even(products: Mapping[str, Any]) -> dict[str, Any]:
+  """bf16 values against torch's faster float, int8 values against the fastest that torch has."""
+  torch, ours, densities = products["torch"], products["ours"], products["densities"]
+  int8 = break_even_density(densities, ours["int8"], min(torch.values()))
+  bf16 = break_even_density(densities, ours["bf16"], min(torch["fp32"], torch["bf16"]))
+  return {"break_even_density": int8, "break_even_densities": {"sparse_bf16": bf16, "sparse_int8": int8}}
+
+
+def _measure(plan: Plan, names: Sequence[str], say: Say) -> dict[str, Timing]:
+  with contextlib.ExitStack() as stack:
+    variants = {name: stack.enter_context(Variant(plan, name)) for name in names}
+    timings = {}
+    for name, variant in variants.items():
+      say(f"loading {name}")
+      timings[name] = Timing(variant.ask("load"))
+    for round_number in range(plan.num_rounds):
+      say(f"round {round_number + 1} of {plan.num_rounds}")
+      for name, variant in variants.items():
+        _take_turn(plan, variant, timings[name])
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    for name, variant in variants.items():
+      path = os.path.join(folder, f"{name}.npy")
+      variant.ask("logits", path=path)
+      timings[name].logits = np.load(path)
+      timings[name].threads = variant.ask("threads")["threads"]
+  return timings
+
+
+def _take_turn(plan: Plan, variant: Variant, timing: Timing) -> None:
+  answer = variant.ask("generate", tokens=plan.num_tokens)
+  timing.tokens = answer["tokens"]
+  timing.token_seconds.append(float(np.median(answer["seconds"])))
+  for num_tokens, seconds in timing.prompt_seconds.items():
+    seconds.append(variant.ask("prompt", tokens=num_tokens)["seconds"])
+
+
+def _summary(timings: Mapping[str, Timing], cpus: Sequence[int]) -> dict[str, Any]:
+  seconds = {name: median_interval(timing.token_seconds) for name, timing in timings.items()}
+  reference = timings["dense_fp32"]
+  return {
+    "tokens_per_second": {name: 1 / median for name, (median, _, _) in seconds.items()},
+    "tokens_per_second_interval": {name: [1 / high, 1 / low] for name, (_, low, high) in seconds.items()},
+    "prompt_milliseconds": {
+      name: {str(n): float(np.median(values)) * 1e3 for n, values in timing.prompt_seconds.items()}
+      for name, timing in timings.items()
+    },
+    "resident_bytes": {name: timing.loaded["resident_bytes"] for name, timing in timings.items()},
+    "libraries_bytes": reference.loaded["libraries_bytes"],
+    "load_seconds": {name: timing.loaded["seconds"] for name, timing in timings.items()},
+    "layouts": {name: timings[name].loaded["layouts"] for name in OURS},
+    "first_different_token": {name: _first_different(reference.tokens, t.tokens) for name, t in timings.items()},
+    "logits_difference": {
+      name: float(np.abs(timing.logits - reference.logits).max()) for name, timing in timings.items()
+    },
+    "logits_size": float(np.abs(reference.logits).max()),
+    "is_pinned": {name: is_pinned(timing.threads, cpus) for name, timing in timings.items()},
+  }
+
+
+def _first_different(reference: Sequence[int], tokens: Sequence[int]) -> int | None:
+  """Index of the first token that is another one, None if all are the same."""
+  return next((index for index, (a, b) in enumerate(zip(reference, tokens)) if a != b), None)
+
+
+def _count(files: WeightFiles) -> tuple[int, int, float]:
+  """Weights of the linear layers, other parameters, and the density of the former."""
+  linear = other = nonzero = 0
+  for name in files.packed:
+    matrix = files.matrix(name)
+    linear += matrix.shape[0] * matrix.shape[1]
+    nonzero += matrix.values.size
+  for name in files.dense:
+    kind, array = files.tensor(name)
+    if array.ndim == 2 and "embed" not in name:
+      linear += array.size
+      nonzero += int(np.count_nonzero(array << 1 if kind == "BF16" else array))
+    else:
+      other += array.size
+  return linear, other, nonzero / max(1, linear)
+
+
+def _weight_bytes(name: str, num_linear: int, num_other: int, density: float) -> float:
+  """Bytes of a variant's weights. Parameters outside of the linear layers have 2 bytes in the bfloat16 variants."""
+  whole, kept = _BYTES_A_WEIGHT[name]
+  other = 2 if name == "dense_bf16" or name in OURS else 4
+  return num_linear * (whole + kept * density) + num_other * other
+
+
+def _common_shape(timings: Mapping[str, Timing]) -> list[int]:
+  """The shape that holds most of the weights."""
+  shapes: list[list[int]] = timings[OURS[0]].loaded["shapes"]
+  return max(shapes, key=lambda shape: shape[0] * shape[1] * shapes.count(shape))
+
+
+def _free_bytes() -> float:
+  for line in _lines("/proc/meminfo"):
+    if line.startswith("MemAvailable:"):
+      return int(line.split()[1]) * 1024.0
+  return 8 * 2.0**30
+
+
+def _lines(path: str) -> list[str]:
+  return Path(path).read_text(encoding="utf-8").splitlines() if os.path.exists(path) else []

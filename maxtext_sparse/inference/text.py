@@ -1,0 +1,96 @@
+"""The comparison as tables."""
+
+from collections.abc import Mapping
+from typing import Any, TYPE_CHECKING
+
+from maxtext_sparse.inference.comparison import PROMPTS, VARIANTS
+from maxtext_sparse.terminal import new_table, say
+
+if TYPE_CHECKING:
+  from rich.console import Console
+
+COLUMNS = (
+  "",
+  "tokens/s",
+  "95 % interval",
+  "limit",
+  *(f"{n} tokens, ms" for n in PROMPTS),
+  "resident, MB",
+  "weights, MB",
+)
+
+
+def print_result(result: Mapping[str, Any], console: "Console") -> None:
+  """A table of the variants and what is to be known about it, a line each."""
+  say(console, f"{result['folder']}: {result['parameters'] / 1e6:,.0f}M parameters, density {result['density']:.3f}")
+  table = new_table(COLUMNS)
+  for row in rows(result):
+    table.add_row(*row)
+  console.print(table)
+  for line in remarks(result):
+    say(console, line)
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+  """One row a variant, in the order of `COLUMNS`."""
+  return [
+    [
+      name.replace("_", " "),
+      f"{result['tokens_per_second'][name]:.1f}",
+      "{:.1f} to {:.1f}".format(*result["tokens_per_second_interval"][name]),
+      f"{result['limit_tokens_per_second'][name]:.1f}",
+      *(f"{result['prompt_milliseconds'][name][str(n)]:,.0f}" for n in PROMPTS),
+      f"{result['resident_bytes'][name] / 1e6:,.0f}",
+      f"{result['weight_bytes'][name] / 1e6:,.0f}",
+    ]
+    for name in VARIANTS
+  ]
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+  """What a reader must know to believe the table."""
+  machine = result["machine"]
+  lines = [
+    f"machine: {machine['processor']}, {machine['instruction_set']}, cores {machine['cpus']} of {machine['cores']}, "
+    f"reads {machine['bytes_per_second'] / 1e9:.1f} GB/s, load {machine['load']}",
+    f"tokens/s: median of {result['rounds']} turns of {result['tokens_a_round']} tokens, batch 1; limit: bytes of the "
+    f"linear layers over the read speed; the libraries take {result['libraries_bytes'] / 1e6:,.0f} MB more",
+  ]
+  lines += _speed_lines(result)
+  lines += [_break_even_line(name, density) for name, density in result["break_even_densities"].items()]
+  lines.append(_token_line(result))
+  sizes = [f"{name.replace('_', ' ')} {gap:.2g}" for name, gap in result["logits_difference"].items() if gap]
+  lines.append(
+    f"largest difference of logits to dense fp32 (logits up to {result['logits_size']:.3g}): {', '.join(sizes)}"
+  )
+  if not result["is_interleaved"]:
+    lines.append("NOT INTERLEAVED: there was no memory for all variants at once")
+  loose = [name for name, is_pinned in result["is_pinned"].items() if not is_pinned]
+  if loose:
+    lines.append(f"NOT PINNED: threads of {', '.join(loose)} were not each on a core of its own")
+  return lines
+
+
+def _speed_lines(result: Mapping[str, Any]) -> list[str]:
+  speeds = result["tokens_per_second"]
+  pairs = [("sparse_bf16", "dense_bf16"), ("sparse_bf16", "dense_fp32"), ("sparse_int8", "dense_int8")]
+  pairs.append(("sparse_int8", "torch_csr"))
+  return [
+    f"{ours.replace('_', ' ')} generates {speeds[ours] / speeds[other]:.2f}x as fast as {other.replace('_', ' ')}"
+    for ours, other in pairs
+  ]
+
+
+def _break_even_line(name: str, density: float | None) -> str:
+  against = "the fastest dense" if name == "sparse_int8" else "the faster of dense fp32 and bf16"
+  if density is None:
+    return f"{name.replace('_', ' ')} is slower than {against} at every density that was measured"
+  return f"{name.replace('_', ' ')} is at least as fast as {against} up to density {density:.2f}"
+
+
+def _token_line(result: Mapping[str, Any]) -> str:
+  different = {name: index for name, index in result["first_different_token"].items() if index is not None}
+  if not different:
+    return f"all variants write the same {result['tokens_a_round']} tokens"
+  told = ", ".join(f"{name.replace('_', ' ')} from token {index}" for name, index in different.items())
+  return f"tokens other than those of dense fp32: {told}"
