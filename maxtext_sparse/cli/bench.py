@@ -1,4 +1,4 @@
-"""maxtext-sparse bench: does sparse inference pay on this machine?"""
+"""Whether sparse inference pays on this machine: `bench`."""
 
 import importlib.util
 import sys
@@ -6,8 +6,15 @@ from typing import Annotated
 
 import typer
 
+from maxtext_sparse.cli.help import add, MODELS
+from maxtext_sparse.cli.options import Json
 from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import console, print_json
+
+
+def register(app: typer.Typer) -> None:
+  """Adds the command of this module."""
+  add(app, bench, MODELS)
 
 
 def bench(
@@ -16,7 +23,7 @@ def bench(
   rounds: Annotated[int, typer.Option(help="Turns of each variant; medians and intervals are over them.")] = 7,
   tokens: Annotated[int, typer.Option(help="Tokens that are generated in a turn.")] = 24,
   out: Annotated[str | None, typer.Option(help="Folder for inference.png and inference.svg.")] = None,
-  as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+  as_json: Json = False,
 ) -> None:
   """Times generation on this CPU: dense fp32, bf16 and int8, torch's CSR, and ours with bf16 and int8 values.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 import platform
@@ -18,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from maxtext_sparse.errors import ConfigError, RunError
-from maxtext_sparse.inference.bitmask_file import WeightFiles
 from maxtext_sparse.inference.library import allowed_cpus, isa
 from maxtext_sparse.local.process import last_meaningful_line
+from maxtext_sparse.weights.folder import ModelFolder
 
 PROMPTS = (1, 8, 128, 512)
 DENSE = ("dense_fp32", "dense_bf16", "dense_int8")
@@ -139,7 +140,7 @@ def compare(plan: Plan, say: Say) -> dict[str, Any]:
     ConfigError: the folder holds no model that can be loaded.
     RunError: a process failed.
   """
-  files = WeightFiles(plan.folder)
+  files = ModelFolder(plan.folder)
   num_linear, num_other, density = _count(files)
   needed = sum(_weight_bytes(name, num_linear, num_other, density) for name in VARIANTS)
   is_interleaved = needed < _MEMORY_SHARE * _free_bytes()
@@ -157,7 +158,7 @@ def compare(plan: Plan, say: Say) -> dict[str, Any]:
   return {
     **_summary(timings, plan.cpus),
     "weight_bytes": weight_bytes,
-    "file_bytes": files.num_bytes,
+    "file_bytes": sum(os.path.getsize(file.path) for file in files.files.values()),
     "density": density,
     "parameters": num_linear + num_other,
     "limit_tokens_per_second": {name: bandwidth / _weight_bytes(name, num_linear, 0, density) for name in VARIANTS},
@@ -282,21 +283,13 @@ def _first_different(reference: Sequence[int], tokens: Sequence[int]) -> int | N
   return next((index for index, (a, b) in enumerate(zip(reference, tokens)) if a != b), None)
 
 
-def _count(files: WeightFiles) -> tuple[int, int, float]:
+def _count(files: ModelFolder) -> tuple[int, int, float]:
   """Weights of the linear layers, other parameters, and the density of the former."""
-  linear = other = nonzero = 0
-  for name in files.packed:
-    matrix = files.matrix(name)
-    linear += matrix.shape[0] * matrix.shape[1]
-    nonzero += matrix.values.size
-  for name in files.dense:
-    kind, array = files.tensor(name)
-    if array.ndim == 2 and "embed" not in name:
-      linear += array.size
-      nonzero += int(np.count_nonzero(array << 1 if kind == "BF16" else array))
-    else:
-      other += array.size
-  return linear, other, nonzero / max(1, linear)
+  sizes = {name: math.prod(files.shape(name)) for name in files.names()}
+  linears = files.linear_names()
+  num_linear = sum(sizes[name] for name in linears)
+  num_nonzero = sum(int(files.read_fields(name)["row_offsets"][-1]) for name in linears)
+  return num_linear, sum(sizes.values()) - num_linear, num_nonzero / max(1, num_linear)
 
 
 def _weight_bytes(name: str, num_linear: int, num_other: int, density: float) -> float:

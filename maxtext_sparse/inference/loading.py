@@ -10,15 +10,14 @@ import torch
 import transformers
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.inference.bitmask_file import WeightFiles
 from maxtext_sparse.inference.calibration import faster_layout
 from maxtext_sparse.inference.library import allowed_cpus, set_threads
 from maxtext_sparse.inference.linear import run_short_inputs_on_one_torch_thread, SparseLinear
 from maxtext_sparse.inference.matrix import Array, Dtype, DTYPES, Layout, PackedMatrix
+from maxtext_sparse.weights.folder import ModelFolder
 
 # What becomes of a linear layer: (packed weights, bias) -> the module that takes its place.
 MakeLinear = Callable[[PackedMatrix, torch.Tensor | None], torch.nn.Module]
-_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def load(
@@ -76,19 +75,18 @@ def load_with(
     dtype: of all other parameters and of the activations.
     map_embeddings: leave untied embeddings in the file, of which a token reads one row, instead of in memory as `dtype`.
   """
-  files = WeightFiles(folder)
+  files = ModelFolder(str(folder))
   config = transformers.AutoConfig.from_pretrained(folder)
   with _parameters_without_memory():
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
   modules = dict(model.named_modules())
-  is_linear = lambda name: isinstance(modules.get(name.removesuffix(".weight")), torch.nn.Linear)
-  linears = [name for name in [*files.packed, *files.dense] if is_linear(name)]
-  for name in files.packed:
-    if name not in linears:
+  is_linear = lambda name: isinstance(modules.get(name), torch.nn.Linear)
+  linears = [name for name in files.names() if name.endswith(".weight") and is_linear(name.removesuffix(".weight"))]
+  for name in files.names():
+    if files.is_sparse(name) and name not in linears:
       raise ConfigError(f"{folder}: {name} is packed, but it is no linear layer of a {config.model_type} model")
-  for name in files.dense:
-    if not is_linear(name) and not (name.endswith(".bias") and is_linear(name.removesuffix(".bias"))):
-      _put_parameter(model, name, files.tensor(name), dtype, map_embeddings and not config.tie_word_embeddings)
+    if name not in linears and not (name.endswith(".bias") and is_linear(name.removesuffix(".bias"))):
+      _put_parameter(model, name, files.read(name), dtype, map_embeddings and not config.tie_word_embeddings)
   for name in linears:
     _replace_linear(model, name.removesuffix(".weight"), files, make_linear, dtype)
   model.tie_weights()
@@ -104,34 +102,36 @@ def stored_dtype(folder: str | Path) -> torch.dtype:
   return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
-def as_matrix(files: WeightFiles, name: str) -> PackedMatrix:
-  """The packed form of a linear layer's weights, whether the file has them packed or dense."""
-  if name in files.packed:
-    return files.matrix(name)
-  kind, array = files.tensor(name)
-  if kind not in ("F32", "BF16"):
-    raise ConfigError(f"{name} has dtype {kind}: must be F32 or BF16")
-  return PackedMatrix.pack(array)
+def read_matrix(files: ModelFolder, name: str) -> PackedMatrix:
+  """A matrix of a folder; one that the file has packed is not copied, another one is packed.
+
+  Raises:
+    ConfigError: the parts of the matrix contradict each other; the message names file and matrix.
+  """
+  try:
+    return PackedMatrix.from_fields(files.read_fields(name))
+  except KeyError as error:
+    raise ConfigError(f"{files.file_of(name)}: {name}: {error} is missing") from error
+  except ConfigError as error:
+    raise ConfigError(f"{files.file_of(name)}: {name}: {error}") from error
 
 
-def as_tensor(kind: str, array: Array) -> torch.Tensor:
+def as_tensor(array: Array) -> torch.Tensor:
   """A tensor on the memory of an array of a file; it must not be written to."""
-  if kind not in _FLOATS:
-    raise ConfigError(f"dtype {kind}: must be {', '.join(_FLOATS)}")
   with warnings.catch_warnings():
     # torch warns of arrays that are read-only; nobody trains these.
     warnings.simplefilter("ignore")
-    return torch.from_numpy(array).view(_FLOATS[kind])
+    if array.dtype.name == "bfloat16":
+      return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
-def _put_parameter(
-  model: torch.nn.Module, name: str, source: tuple[str, Array], dtype: torch.dtype, may_map: bool
-) -> None:
+def _put_parameter(model: torch.nn.Module, name: str, array: Array, dtype: torch.dtype, may_map: bool) -> None:
   parent, leaf = _parent(model, name)
   held = getattr(parent, leaf, None)
   if held is None:
     raise ConfigError(f"{name} is in a file, but the model has no such parameter")
-  tensor = as_tensor(*source)
+  tensor = as_tensor(array)
   if tensor.shape != held.shape:
     raise ConfigError(f"{name} has shape {tuple(tensor.shape)}: config.json makes it {tuple(held.shape)}")
   if may_map and isinstance(parent, torch.nn.Embedding):
@@ -142,16 +142,16 @@ def _put_parameter(
 
 
 def _replace_linear(
-  model: torch.nn.Module, name: str, files: WeightFiles, make_linear: MakeLinear, dtype: torch.dtype
+  model: torch.nn.Module, name: str, files: ModelFolder, make_linear: MakeLinear, dtype: torch.dtype
 ) -> None:
   parent, leaf = _parent(model, name)
   linear = getattr(parent, leaf)
-  matrix = as_matrix(files, f"{name}.weight")
+  matrix = read_matrix(files, f"{name}.weight")
   if matrix.shape != (linear.out_features, linear.in_features):
     made = (linear.out_features, linear.in_features)
     raise ConfigError(f"{name}.weight has shape {matrix.shape}: config.json makes it {made}")
-  has_bias = f"{name}.bias" in files.dense
-  setattr(parent, leaf, make_linear(matrix, as_tensor(*files.tensor(f"{name}.bias")).to(dtype) if has_bias else None))
+  has_bias = f"{name}.bias" in files.names()
+  setattr(parent, leaf, make_linear(matrix, as_tensor(files.read(f"{name}.bias")).to(dtype) if has_bias else None))
 
 
 def _parent(model: torch.nn.Module, name: str) -> tuple[Any, str]:

@@ -1,17 +1,20 @@
-"""A pruned weight matrix in packed form, and its product with vectors. Needs numpy only.
+"""A pruned weight matrix in packed form, and its product with vectors. Needs no torch.
 
-bfloat16 values are kept as uint16, their bits, since numpy has no such type.
+bfloat16 values are kept as uint16, their bits.
 """
 
+from collections.abc import Mapping
 import ctypes
 import dataclasses
 import functools
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.inference.library import kernels, MatrixStruct
+from maxtext_sparse.weights import bitmask
 
 Array = np.ndarray[Any, Any]
 Layout = Literal["bitmask", "csr", "dense"]
@@ -72,23 +75,33 @@ class PackedMatrix:
     """Packs a dense matrix [rows, cols] as a bitmask; zeros of either sign are left out.
 
     Args:
-      weights: float32, or bfloat16 as uint16 bits.
+      weights: float32 or bfloat16 (of ml_dtypes).
       dtype: of the values, that of `weights` by default; `int8` rounds.
     """
-    given: Dtype = "bf16" if weights.dtype == np.uint16 else "fp32"
-    weights = np.ascontiguousarray(weights, HELD_AS[given])
-    # The sign bit shifted out, a zero of either sign is 0.
-    keep_mask = (weights << 1) != 0 if given == "bf16" else weights != 0
-    counts = np.count_nonzero(keep_mask, axis=1)
-    packed = cls(
+    packed = cls.from_fields(bitmask.pack(weights))
+    return packed.with_dtype(dtype or packed.dtype)
+
+  @classmethod
+  def from_fields(cls, fields: Mapping[str, Array]) -> "PackedMatrix":
+    """The matrix of a bitmask file's fields, see `maxtext_sparse/weights/bitmask.py`; the arrays are not copied.
+
+    Raises:
+      ConfigError: the fields contradict each other, or the values are neither float32 nor bfloat16.
+    """
+    values, shape = fields["compressed"], fields["shape"]
+    dtypes: dict[Any, Dtype] = {np.dtype(np.float32): "fp32", np.dtype(ml_dtypes.bfloat16): "bf16"}
+    if values.dtype not in dtypes:
+      raise ConfigError(f"values are {values.dtype}: must be float32 or bfloat16")
+    _expect("shape", shape, np.dtype(np.int64), (2,))
+    dtype = dtypes[values.dtype]
+    return cls(
       layout="bitmask",
-      dtype=given,
-      shape=(weights.shape[0], weights.shape[1]),
-      values=weights[keep_mask],
-      row_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-      bitmask=np.packbits(keep_mask, axis=1, bitorder="little"),
+      dtype=dtype,
+      shape=(int(shape[0]), int(shape[1])),
+      values=values.view(HELD_AS[dtype]),
+      row_offsets=fields["row_offsets"],
+      bitmask=fields["bitmask"],
     )
-    return packed.with_dtype(dtype or given)
 
   @property
   def density(self) -> float:
@@ -214,15 +227,13 @@ def check(matrix: PackedMatrix) -> None:
 def to_float32(values: Array) -> Array:
   """float32 of values that are float32, int8, or bfloat16 as uint16."""
   if values.dtype == np.uint16:
-    return (values.astype(np.uint32) << 16).view(np.float32)
+    values = values.view(ml_dtypes.bfloat16)
   return values.astype(np.float32, copy=False)
 
 
 def to_bf16(values: Array) -> Array:
-  """The bits of the nearest bfloat16 of each float32, ties to even; a number that is not finite keeps its kind."""
-  bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-  rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-  return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+  """The bits of the nearest bfloat16 of each float32."""
+  return values.astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 def _expect(name: str, array: Array | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

@@ -2,13 +2,12 @@
 
 import json
 
-import numpy as np
 import torch
 import transformers
 
-from maxtext_sparse.inference.bitmask_file import WeightFiles
-from maxtext_sparse.inference.loading import as_matrix
-from tests.inference.writing import packed_parts, write_safetensors
+from maxtext_sparse.weights import bitmask
+from maxtext_sparse.weights.folder import ModelFolder
+from maxtext_sparse.weights.safetensors import TensorWriter
 
 VOCABULARY = 96
 
@@ -32,19 +31,24 @@ def write_model(folder, sparsity=0.8, dtype=torch.bfloat16, has_bias=False, **ch
 
 
 def pack_model(folder, out):
-  """The model of a dense folder with its linear layers packed as `export --format bitmask` does."""
-  files = WeightFiles(folder)
+  """The model of a dense folder as `export --format bitmask` writes it."""
+  files = ModelFolder(str(folder))
   out.mkdir()
   (out / "config.json").write_text((folder / "config.json").read_text())
-  tensors = {}
-  for name in files.dense:
-    kind, array = files.tensor(name)
-    if array.ndim == 2 and "embed" not in name:
-      tensors |= packed_parts(name, as_matrix(files, name))
-    else:
-      tensors[name] = (kind, np.asarray(array))
-  write_safetensors(out / "model.safetensors", tensors)
+  write_tensors(out, {name: files.read(name) for name in files.names()}, set(files.linear_names()))
   return out
+
+
+def write_tensors(folder, arrays, packed, stem="sparse"):
+  """Writes name -> array, those named in `packed` as bitmask and values."""
+  tensors = {}
+  for name, array in arrays.items():
+    fields = bitmask.pack(array) if name in packed else None
+    tensors |= {f"{name}.{field}": part for field, part in fields.items()} if fields else {name: array}
+  writer = TensorWriter(str(folder), stem, 10**9, tensors, {})
+  for name, array in tensors.items():
+    writer.add(name, array)
+  writer.close()
 
 
 def edit_config(folder, **changes):

@@ -2,16 +2,17 @@
 # Imports of torch come after the line that skips this file where torch is not installed.
 # ruff: noqa: E402
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra `inference`")
 pytest.importorskip("transformers", reason="needs the extra `inference`")
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.inference import load, PackedMatrix, SparseLinear
+from maxtext_sparse.inference import load, SparseLinear
+from maxtext_sparse.weights.safetensors import TensorFile
 from tests.inference.cases import draw_weights
-from tests.inference.models import edit_config, pack_model, prompt, reference, write_model
-from tests.inference.writing import packed_parts, write_safetensors
+from tests.inference.models import edit_config, pack_model, prompt, reference, write_model, write_tensors
 
 pytestmark = pytest.mark.torch
 
@@ -116,10 +117,28 @@ def test_a_missing_and_an_unknown_tensor_are_refused(tmp_path):
 
 def test_a_packed_matrix_that_is_no_linear_layer_is_refused(tmp_path):
   folder = pack_model(write_model(tmp_path / "dense"), tmp_path / "packed")
-
-  extra = packed_parts("model.extra.weight", PackedMatrix.pack(draw_weights(4, 4, 0.5, seed=0)))
-  write_safetensors(folder / "more.safetensors", extra)
+  write_tensors(folder, {"model.extra.weight": draw_weights(4, 4, 0.5, seed=0)}, {"model.extra.weight"}, stem="more")
   with pytest.raises(ConfigError, match=r"model\.extra\.weight is packed, but it is no linear layer"):
+    load(folder)
+
+
+def test_a_packed_folder_is_read_without_a_copy(tmp_path):
+  model = load(pack_model(write_model(tmp_path / "dense"), tmp_path / "packed"), "bf16", layout="bitmask")
+  for array in (model.lm_head.matrix.values, model.lm_head.matrix.bitmask):
+    while isinstance(array.base, np.ndarray):
+      array = array.base
+    assert isinstance(array, np.memmap)
+
+
+def test_a_damaged_matrix_is_refused_by_name(tmp_path):
+  folder = pack_model(write_model(tmp_path / "dense"), tmp_path / "packed")
+  (path,) = folder.glob("*.safetensors")
+  file = TensorFile(str(path))
+  bits = file.tensors["lm_head.weight.bitmask"]
+  content = bytearray(path.read_bytes())
+  content[len(content) - max(tensor.end for tensor in file.tensors.values()) + bits.start + 5] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(ConfigError, match=r"sparse\.safetensors: lm_head\.weight: bitmask of row 0 has"):
     load(folder)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.inference import library
-from maxtext_sparse.inference.matrix import DTYPES, LAYOUTS, PackedMatrix, to_bf16, to_float32
+from maxtext_sparse.inference.matrix import DTYPES, LAYOUTS, PackedMatrix, to_float32
+from maxtext_sparse.weights import bitmask
 from tests.inference.cases import check_product, DENSITIES, draw_vectors, draw_weights, supported_isas
 
 ISAS = supported_isas()
@@ -69,16 +70,6 @@ def test_expansion_gives_the_weights_back(rows, cols, density, layout):
   np.testing.assert_array_equal(rounded.expand(begin, rows), rounded.expand()[begin:])
 
 
-def test_bf16_rounds_as_ml_dtypes_does():
-  bits = np.random.default_rng(0).integers(0, 2**32, 100_000, np.uint32)
-  numbers = np.concatenate([bits, np.array([0, 0x80000000, 0x7F800000, 0xFF800000, 0x7F7FFFFF], np.uint32)]).view(
-    np.float32
-  )
-  numbers = numbers[~np.isnan(numbers)]
-  np.testing.assert_array_equal(to_bf16(numbers), numbers.astype(ml_dtypes.bfloat16).view(np.uint16))
-  assert np.isnan(to_float32(to_bf16(np.array([np.nan], np.float32)))).all()
-
-
 def test_int8_is_the_nearest_of_255_steps_of_the_row():
   matrix = PackedMatrix.pack(np.array([[0, 1.0, -0.5, 0.25], [0, 0, 0, 0], [0, 0, 3e-3, 1e-3]], np.float32), "int8")
   assert matrix.values.tolist() == [127, -64, 32, 127, 42]  # 63.5 rounds to even
@@ -88,7 +79,7 @@ def test_int8_is_the_nearest_of_255_steps_of_the_row():
 def test_zeros_of_both_signs_are_left_out():
   weights = np.array([[0.0, -0.0, 2.0, -3.0]], np.float32)
   assert PackedMatrix.pack(weights).values.tolist() == [2.0, -3.0]
-  assert PackedMatrix.pack(to_bf16(weights)).values.size == 2
+  assert PackedMatrix.pack(weights.astype(ml_dtypes.bfloat16)).values.size == 2
 
 
 def test_bytes_are_one_bit_a_weight_and_the_values():
@@ -187,3 +178,28 @@ def test_more_columns_than_16_bits_count_are_refused_where_16_bits_count_them(la
 def test_vectors_of_another_length_are_refused():
   with pytest.raises(ConfigError, match=r"x has shape \(1, 69\): must be \(tokens, 70\)"):
     packed().multiply(np.zeros((1, 69), np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_the_fields_of_a_bitmask_file_are_taken_as_they_are(dtype):
+  weights = draw_weights(9, 21, 0.4, seed=2).astype(dtype)
+  fields = bitmask.pack(weights)
+  matrix = PackedMatrix.from_fields(fields)
+  np.testing.assert_array_equal(matrix.expand(), weights.astype(np.float32))
+  assert np.shares_memory(matrix.values, fields["compressed"]) and np.shares_memory(matrix.bitmask, fields["bitmask"])
+
+
+@pytest.mark.parametrize(
+  "field, value, message",
+  [
+    ("shape", np.array([9, 21, 1]), r"shape is int64 of shape \(3,\): must be int64 of shape \(2,\)"),
+    ("shape", np.array([9, 10**12]), r"bitmask is uint8 of shape \(9, 3\)"),
+    ("shape", np.array([0, 21]), "must be at least one row"),
+    ("shape", np.array([9.0, 21.0]), "shape is float64"),
+    ("compressed", np.zeros(3, np.float16), "values are float16: must be float32 or bfloat16"),
+  ],
+)
+def test_fields_that_describe_no_matrix_are_refused(field, value, message):
+  fields = bitmask.pack(draw_weights(9, 21, 0.4, seed=2))
+  with pytest.raises(ConfigError, match=message):
+    PackedMatrix.from_fields(fields | {field: value})
