@@ -106,7 +106,7 @@ def fail_in_one_line(main: Function) -> Function:
 def _begin(run: sparse_run.SparseRun, config: Any, run_record: RunRecord, start_step: int, state: Any) -> None:
   """Checks the state that the run starts from against its record, and gives the run its monitor."""
   census = PendingCensus(run.parameters, prunable_weights(weights_of(state), run.parameters)).result()
-  asked = Plan(run.schedule, tuple(p.path for p in run.parameters), run.num_prunable)
+  asked = Plan(run.schedule, tuple(p.path for p in run.parameters), run.num_prunable, rules=run.plan.describe())
   # A new run under an old name begins a new record.
   recorded = run_record.read_plan() if start_step > 0 else None
   plan = plan_to_follow(asked, recorded, start_step, census.total_nonzero, run.keys.gmp_reschedule)

@@ -21,7 +21,8 @@ from maxtext_sparse.config import SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks.monitor import Monitor
 from maxtext_sparse.hooks.settings import schedule_of, Settings
-from maxtext_sparse.pruning.prunable import Parameter, select_prunable
+from maxtext_sparse.pruning.plan import plan_pruning, PruningPlan
+from maxtext_sparse.pruning.prunable import Parameter
 from maxtext_sparse.schedule import Schedule
 
 
@@ -31,20 +32,25 @@ class SparseRun:
 
   Attributes:
     keys: the sparsity keys.
-    schedule: the event list that they give.
-    parameters: the arrays that are pruned.
+    plan: what they prune in this model, and when.
   """
 
   keys: SparsityKeys
-  schedule: Schedule
-  parameters: tuple[Parameter, ...]
+  plan: PruningPlan
   _monitor: Monitor | None = None
 
-  def __post_init__(self) -> None:
-    self._paths = frozenset(p.path for p in self.parameters)
+  @property
+  def schedule(self) -> Schedule:
+    """When weights are pruned, with exact totals for this model."""
+    return self.plan.schedule
+
+  @property
+  def parameters(self) -> tuple[Parameter, ...]:
+    """The arrays that are pruned."""
+    return self.plan.parameters
 
   def is_prunable(self, path: str) -> bool:
-    return path in self._paths
+    return self.plan.is_prunable(path)
 
   @property
   def monitor(self) -> Monitor:
@@ -58,7 +64,7 @@ class SparseRun:
 
   @property
   def num_prunable(self) -> int:
-    return sum(p.size for p in self.parameters)
+    return self.plan.num_prunable
 
 
 # A run goes when its config does.
@@ -74,11 +80,12 @@ def begin(config: Any, settings: Settings, parameters: Sequence[Parameter]) -> S
     parameters: all arrays of the model.
 
   Raises:
-    ConfigError: the keys select no parameter.
+    ConfigError: the keys select no parameter, or their structure does not fit the model.
   """
   assert settings.schedule is not None
   trainable = config.get_keys().get("trainable_parameters_mask") or ()
-  run = SparseRun(settings.keys, settings.schedule, select_prunable(parameters, settings.keys, trainable))
+  steps = settings.schedule.steps
+  run = SparseRun(settings.keys, plan_pruning(settings.keys, parameters, steps, trainable))
   _runs[config] = run
   return run
 

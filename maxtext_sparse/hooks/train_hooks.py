@@ -22,7 +22,7 @@ from maxtext_sparse.hooks import sparse_run
 from maxtext_sparse.hooks.registry import Function
 from maxtext_sparse.hooks.settings import Settings, settings_of
 from maxtext_sparse.hooks.train_state import abstract_parameters, step_of
-from maxtext_sparse.pruning.transform import mask_gradients, prune
+from maxtext_sparse.pruning.transform import mask_gradients, prune_by_plan
 
 
 def wrap_optimizer(get_optimizer: Function) -> Function:
@@ -37,7 +37,7 @@ def wrap_optimizer(get_optimizer: Function) -> Function:
     _refuse_other_trainers(settings, config, model)
     optimizer = get_optimizer(config, learning_rate_schedule, model, *args, **kwargs)
     run = sparse_run.begin(config, settings, abstract_parameters(model, config))
-    return _stepped(prune(optimizer, run.schedule, run.is_prunable, _report_threshold))
+    return _stepped(prune_by_plan(optimizer, run.plan, _report_threshold))
 
   return get_pruning_optimizer
 

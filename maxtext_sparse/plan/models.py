@@ -105,7 +105,7 @@ def load_model(arguments: Sequence[str]) -> Model:
 
 
 def _matrices(parameter: Parameter) -> Iterator[dict[str, Any]]:
-  shape = [size for axis, size in enumerate(parameter.shape) if axis not in parameter.layer_axes]
+  shape = [size for axis, size in enumerate(parameter.shape) if axis not in parameter.stack_axes]
   for name in parameter.matrix_names():
     yield {"name": name, "shape": shape, "size": parameter.matrix_size}
 

@@ -49,7 +49,7 @@ def print_model(model: "Model", console: Console) -> None:
   pruned = {parameter.path for parameter in model.prunable}
   table = new_table(["parameter", "shape of a matrix", "matrices", "weights", "pruned"])
   for parameter in model.parameters:
-    shape = " x ".join(str(n) for axis, n in enumerate(parameter.shape) if axis not in parameter.layer_axes)
+    shape = " x ".join(str(n) for axis, n in enumerate(parameter.shape) if axis not in parameter.stack_axes)
     count = parameter.size // parameter.matrix_size
     is_pruned = "yes" if parameter.path in pruned else ""
     table.add_row(parameter.path, shape, str(count), f"{parameter.size:,}", is_pruned)

@@ -3,17 +3,16 @@
 It keeps the train step free of counting, and its exact integers are what metrics, records and final checks report.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-import numpy as np
 
-from maxtext_sparse.pruning import counting, threshold
+from maxtext_sparse.pruning import counting, keys, matrices
+from maxtext_sparse.pruning.counting import Count
 from maxtext_sparse.pruning.prunable import Parameter, path_string
 
 
@@ -55,9 +54,9 @@ class PendingCensus:
   def result(self) -> Census:
     nonzero, nonfinite, sizes = {}, {}, {}
     for parameter, counts in zip(self._parameters, jax.device_get(self._counts)):
-      live, bad = (_per_matrix(parameter, count) for count in counts)
+      live, bad = (counting.to_ints(count) for count in counts)
       for i, name in enumerate(parameter.matrix_names()):
-        nonzero[name], nonfinite[name], sizes[name] = live[i], bad[i], parameter.matrix_size
+        nonzero[name], nonfinite[name], sizes[name] = int(live[i]), int(bad[i]), parameter.matrix_size
     return Census(nonzero, nonfinite, sizes)
 
 
@@ -68,30 +67,16 @@ def prunable_weights(tree: Any, parameters: Sequence[Parameter]) -> dict[str, ja
   return {path: leaf for path, leaf in leaves if path in wanted}
 
 
-def _count_matrices(parameters: tuple[Parameter, ...], weights: Sequence[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
+def _count_matrices(parameters: tuple[Parameter, ...], weights: Sequence[jax.Array]) -> list[tuple[Count, Count]]:
   sharding = weights[0].sharding
   replicated = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
   return _compiled_count(parameters, replicated)(list(weights))
 
 
 @functools.cache
-def _compiled_count(parameters: tuple[Parameter, ...], replicated: NamedSharding | None):
-  predicates = [lambda w: ~threshold.is_zero(w), threshold.is_nonfinite]
-
-  def count(weights):
-    # Layer axes go first so that the partial counts unfold in the order of matrix_names.
-    moved = [_layers_first(p, w) for p, w in zip(parameters, weights)]
-    return [tuple(counting.count_where(predicates, w, keep=range(len(p.layer_axes)))) for p, w in zip(parameters, moved)]
+def _compiled_count(parameters: tuple[Parameter, ...], replicated: NamedSharding | None) -> Callable[..., Any]:
+  def count(weights: Sequence[jax.Array]) -> list[tuple[Count, ...]]:
+    predicates = [(~keys.is_zero(weight), keys.is_nonfinite(weight)) for weight in weights]
+    return [tuple(matrices.count_each(list(hits), p)) for p, hits in zip(parameters, predicates)]
 
   return jax.jit(count, out_shardings=replicated)
-
-
-def _layers_first(parameter: Parameter, weight: jax.Array) -> jax.Array:
-  rest = [axis for axis in range(weight.ndim) if axis not in parameter.layer_axes]
-  return weight.transpose((*parameter.layer_axes, *rest))
-
-
-def _per_matrix(parameter: Parameter, partials: np.ndarray) -> list[int]:
-  """Python integers, one per matrix; partial counts of matrices beyond 2^31 weights are added here."""
-  flat = np.asarray(partials, np.int64).reshape(math.prod(parameter.stack_shape), -1)
-  return [int(count) for count in flat.sum(axis=1)]

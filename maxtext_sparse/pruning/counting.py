@@ -2,9 +2,14 @@
 
 int32 overflows at 2^31 and float32 skips integers from 2^24 on, and MaxText runs without x64. So each array is first
 reduced over as many axes as int32 allows, and the few partial counts are added as pairs (high, low) of base 2^16.
+
+Example: 3,000,000,000 = 45,776 * 2^16 + 24,064 is Count(45776, 24064).
+
+Every dtype is pinned: under `jax_enable_x64` a sum of int32 would otherwise become int64, and a loop that carries it
+would change its type.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import itertools
 import math
 from typing import NamedTuple
@@ -12,22 +17,36 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 
-_INT32_LIMIT = 2**31
+INT32_LIMIT = 2**31
 _BASE_BITS = 16
+_LOW_BITS = np.int32(2**_BASE_BITS - 1)
 _MAX_PARTIALS = 2 ** (31 - _BASE_BITS)  # so that the low halves add up within int32
 
 
 class Count(NamedTuple):
-  """The integer high * 2^16 + low, 0 <= low < 2^16; two int32 arrays of equal shape."""
+  """The integers high * 2^16 + low, 0 <= low < 2^16; two int32 arrays of equal shape."""
 
   high: jax.Array
   low: jax.Array
 
 
 def split_count(value: int) -> Count:
-  """A Python integer as a Count."""
-  return Count(jnp.int32(value >> _BASE_BITS), jnp.int32(value & (2**_BASE_BITS - 1)))
+  """A Python integer as a Count of scalars."""
+  return Count(jnp.int32(value >> _BASE_BITS), jnp.int32(value & int(_LOW_BITS)))
+
+
+def split_counts(values: npt.ArrayLike) -> Count:
+  """Python integers as a Count of their shape."""
+  array = np.asarray(values, np.int64)
+  return Count(jnp.asarray(array >> _BASE_BITS, jnp.int32), jnp.asarray(array & int(_LOW_BITS), jnp.int32))
+
+
+def to_ints(count: Count) -> np.ndarray:
+  """The counts as int64, on the host."""
+  return np.asarray(count.high, np.int64) * 2**_BASE_BITS + np.asarray(count.low, np.int64)
 
 
 def at_least(count: Count, bound: Count) -> jax.Array:
@@ -38,51 +57,71 @@ def at_least(count: Count, bound: Count) -> jax.Array:
 def subtract(count: Count, smaller: Count) -> Count:
   """count - smaller, where count >= smaller."""
   low = count.low - smaller.low
-  return Count(count.high - smaller.high + (low >> _BASE_BITS), low & (2**_BASE_BITS - 1))
+  # A negative low half borrows: -1 >> 16 is -1, and -1 & 0xffff is 0xffff.
+  return Count(count.high - smaller.high + (low >> _BASE_BITS), low & _LOW_BITS)
 
 
 def as_float(count: Count) -> jax.Array:
   """The count to float32's precision."""
-  return count.high.astype(jnp.float32) * 2.0**_BASE_BITS + count.low.astype(jnp.float32)
+  return count.high.astype(jnp.float32) * jnp.float32(2.0**_BASE_BITS) + count.low.astype(jnp.float32)
+
+
+def concatenate(counts: Sequence[Count]) -> Count:
+  """Counts of scalars and vectors as one vector."""
+  flat = [Count(jnp.ravel(count.high), jnp.ravel(count.low)) for count in counts]
+  return Count(jnp.concatenate([c.high for c in flat]), jnp.concatenate([c.low for c in flat]))
 
 
 def sum_counts(partials: Sequence[jax.Array]) -> Count:
-  """Adds int32 arrays of partial counts, each below 2^31, into one Count."""
+  """Adds int32 arrays of partial counts, each below 2^31, into one Count of scalars."""
   assert sum(p.size for p in partials) < _MAX_PARTIALS, "too many partial counts"
-  high = sum((jnp.sum(p >> _BASE_BITS) for p in partials), jnp.int32(0))
-  low = sum((jnp.sum(p & (2**_BASE_BITS - 1)) for p in partials), jnp.int32(0))
-  return Count(high + (low >> _BASE_BITS), low & (2**_BASE_BITS - 1))
+  parts = [sum_rows(jnp.reshape(p, (-1,))) for p in partials]
+  high, low = sum((p.high for p in parts), jnp.int32(0)), sum((p.low for p in parts), jnp.int32(0))
+  return Count(high + (low >> _BASE_BITS), low & _LOW_BITS)
 
 
-def reduced_axes(shape: Sequence[int], keep: Sequence[int] = ()) -> tuple[int, ...]:
-  """Axes to sum over, none of `keep`: those that leave the fewest partial counts, each within int32.
+def sum_rows(partials: jax.Array) -> Count:
+  """Adds the last axis of an int32 array of partial counts, each below 2^31."""
+  assert partials.shape[-1] < _MAX_PARTIALS, "too many partial counts"
+  high = jnp.sum(partials >> _BASE_BITS, axis=-1, dtype=jnp.int32)
+  low = jnp.sum(partials & _LOW_BITS, axis=-1, dtype=jnp.int32)
+  return Count(high + (low >> _BASE_BITS), low & _LOW_BITS)
+
+
+def reduced_axes(shape: Sequence[int], keep: Sequence[int] = (), limit: int = INT32_LIMIT) -> tuple[int, ...]:
+  """Axes to sum over, none of `keep`: those that leave the fewest partial sums, each within int32.
 
   Args:
     shape: array shape.
     keep: axes that must survive.
+    limit: the sizes of the axes multiply to less than this; 2^31 / k where each element is below k.
 
   Returns:
-    Axes whose sizes multiply to less than 2^31, in order.
+    The axes, in order.
   """
   axes = [axis for axis in range(len(shape)) if axis not in keep]
   subsets = (subset for r in range(len(axes), -1, -1) for subset in itertools.combinations(axes, r))
   num_summed = lambda subset: math.prod(shape[axis] for axis in subset)
-  return max((subset for subset in subsets if num_summed(subset) < _INT32_LIMIT), key=num_summed)
+  return max((subset for subset in subsets if num_summed(subset) < limit), key=num_summed)
 
 
-def count_where(
-  predicates: Sequence[Callable[[jax.Array], jax.Array]], array: jax.Array, keep: Sequence[int] = ()
-) -> list[jax.Array]:
-  """For each predicate, how many elements of `array` satisfy it; int32 partial counts over the kept axes.
-
-  All predicates are counted in one read of the array.
-  """
-  axes = reduced_axes(array.shape, keep)
-  hits = [predicate(array).astype(jnp.int32) for predicate in predicates]
+def sum_axes(addends: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
+  """int32 sums of several arrays of one shape over the same axes, in one read of what they are computed from."""
+  addends = [addend.astype(jnp.int32) for addend in addends]
   if jax.sharding.get_abstract_mesh().size > 1:
     # Plain sums become scalar all-reduces; a variadic reduce would all-gather one partial per device.
-    return [jnp.sum(hit, axis=axes) for hit in hits]
+    return [jnp.sum(addend, axis=tuple(axes), dtype=jnp.int32) for addend in addends]
   # XLA's CPU backend vectorises only reductions of several operands: 10 to 30 times faster than plain sums.
-  hits = hits if len(hits) > 1 else hits * 2
-  sums = lax.reduce(hits, [jnp.int32(0)] * len(hits), lambda a, b: [x + y for x, y in zip(a, b)], axes)
-  return list(sums)[: len(predicates)]
+  operands = addends if len(addends) > 1 else addends * 2
+  sums = lax.reduce(operands, [jnp.int32(0)] * len(operands), lambda a, b: [x + y for x, y in zip(a, b)], axes)
+  return list(sums)[: len(addends)]
+
+
+def count_true(hits: Sequence[jax.Array], keep: Sequence[int] = ()) -> list[jax.Array]:
+  """How many elements of each bool array are True; int32 partial counts over the axes that are left.
+
+  Args:
+    hits: bool arrays of one shape, computed from the same arrays, which are read once.
+    keep: axes that must survive.
+  """
+  return sum_axes(hits, reduced_axes(hits[0].shape, keep))

@@ -1,10 +1,11 @@
 """Which parameters are pruned, and how their arrays unfold into matrices.
 
 Prunable is every linear layer's kernel, the output head included; never embeddings, norms, biases or router gates
-(paper Table 1). MaxText stacks layers in one array along scan axes; figures per matrix treat each layer as its own.
+(paper Table 1). MaxText stacks layers in one array along scan axes, and the experts of a layer along an expert axis. Here
+each layer and each expert is a matrix of its own.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -13,13 +14,18 @@ from typing import Any
 
 import jax
 
-from maxtext_sparse.config import ConfigError, SparsityKeys
+from maxtext_sparse.config import SparsityKeys
+from maxtext_sparse.errors import ConfigError
 
-# MaxText's expert weights are bare parameters without a `kernel` level.
+# MaxText's expert weights are bare parameters without a `kernel` level: (expert, in, out), scan axes apart.
 _EXPERT_WEIGHTS = frozenset({"wi", "wi_0", "wi_1", "wo"})
+_NUM_EXPERT_AXES = 3
 _NEVER_PRUNED = re.compile(r"(^|_)gate$|^router|embedding|embedder|norm|^conv")
 # Logical axis names under which MaxText stacks layers.
 _LAYER_AXIS = re.compile(r"layers|^stage$|circular_repeats")
+# Attention's output projection, (heads, head_dim, emb), contracts all its axes but the last. Every other linear layer
+# contracts its first axis alone: `query` is (emb, heads, head_dim), `wi_0` (emb, mlp), `wo` (mlp, emb).
+_CONTRACTS_ALL_BUT_LAST = frozenset({"out"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +35,12 @@ class Parameter:
   Attributes:
     path: `/`-joined names, e.g. `decoder/layers/mlp/wi_0/kernel`.
     shape: array shape.
-    layer_axes: axes along which layers are stacked.
+    stack_axes: axes along which matrices are stacked, layers before experts.
   """
 
   path: str
   shape: tuple[int, ...]
-  layer_axes: tuple[int, ...] = ()
+  stack_axes: tuple[int, ...] = ()
 
   @property
   def size(self) -> int:
@@ -42,15 +48,46 @@ class Parameter:
 
   @property
   def stack_shape(self) -> tuple[int, ...]:
-    """Sizes of the layer axes; () for a single matrix."""
-    return tuple(self.shape[axis] for axis in self.layer_axes)
+    """Sizes of the stack axes; () for a single matrix."""
+    return tuple(self.shape[axis] for axis in self.stack_axes)
+
+  @property
+  def num_matrices(self) -> int:
+    return math.prod(self.stack_shape)
 
   @property
   def matrix_size(self) -> int:
-    return self.size // math.prod(self.stack_shape)
+    return self.size // self.num_matrices
+
+  @property
+  def matrix_axes(self) -> tuple[int, ...]:
+    """The axes of one matrix, in order."""
+    return tuple(axis for axis in range(len(self.shape)) if axis not in self.stack_axes)
+
+  @property
+  def contraction_axes(self) -> tuple[int, ...]:
+    """The matrix axes that a product with activations sums over, the first ones of `matrix_axes`."""
+    module = self.path.rpartition("/kernel")[0].rpartition("/")[2]
+    is_output = module in _CONTRACTS_ALL_BUT_LAST and len(self.matrix_axes) > 2
+    return self.matrix_axes[:-1] if is_output else self.matrix_axes[:1]
+
+  @property
+  def output_axes(self) -> tuple[int, ...]:
+    """The other matrix axes."""
+    return self.matrix_axes[len(self.contraction_axes) :]
+
+  @property
+  def num_in(self) -> int:
+    """Rows of a matrix, its input features."""
+    return math.prod(self.shape[axis] for axis in self.contraction_axes)
+
+  @property
+  def num_out(self) -> int:
+    """Columns of a matrix, its output features."""
+    return self.matrix_size // self.num_in
 
   def matrix_names(self) -> Iterator[str]:
-    """`path` for a single matrix, `path[layer]` for stacked ones, in row-major order of the layer axes."""
+    """`path` for a single matrix, `path[layer]`, `path[expert]` or `path[layer,expert]` for stacked ones, row-major."""
     for index in itertools.product(*map(range, self.stack_shape)):
       yield self.path + (f"[{','.join(map(str, index))}]" if index else "")
 
@@ -66,7 +103,7 @@ def parameters_of(tree: Any) -> tuple[Parameter, ...]:
   """Describes every leaf of a tree of arrays, shapes, or flax variables with logical axis names, in tree order."""
   is_variable = lambda node: hasattr(node, "get_metadata") or hasattr(node, "names")
   leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_variable)
-  return tuple(Parameter(path_string(path), _shape(leaf), _layer_axes(leaf)) for path, leaf in leaves)
+  return tuple(_describe(path_string(path), leaf) for path, leaf in leaves)
 
 
 def select_prunable(
@@ -76,7 +113,7 @@ def select_prunable(
 
   Args:
     parameters: all parameters of the model.
-    keys: `do_not_prune_kw`, `prune_include` and `prune_exclude` narrow the default set.
+    keys: `do_not_prune_kw`, `prune_include`, `prune_exclude` and groups of sparsity 0 narrow the default set.
     trainable_patterns: MaxText's `trainable_parameters_mask`; what it freezes is not pruned.
 
   Raises:
@@ -92,9 +129,17 @@ def select_prunable(
   chosen = [p for p in chosen if not _matches_any(keys.prune_exclude, p.path)]
   if keys.do_not_prune_kw:
     chosen = [p for p in chosen if keys.do_not_prune_kw not in p.path]
+  if keys.pruning_method != "hold":
+    chosen = [p for p in chosen if keys.rules[rule_index(keys, p.path)][1].sparsity > 0]
   if not chosen:
     raise ConfigError(f"sparsity={keys.sparsity}: no parameter left to prune, loosen the include and exclude keys")
   return tuple(chosen)
+
+
+def rule_index(keys: SparsityKeys, path: str) -> int:
+  """Position in `keys.rules` of the rule that a parameter follows: that of the first group that matches its path."""
+  rules = keys.rules
+  return next(i for i, (pattern, _) in enumerate(rules) if pattern is None or re.search(pattern, path))
 
 
 def is_linear_kernel(parameter: Parameter) -> bool:
@@ -102,28 +147,30 @@ def is_linear_kernel(parameter: Parameter) -> bool:
   *modules, name = parameter.path.split("/")
   if name != "kernel" and name not in _EXPERT_WEIGHTS:
     return False
-  return len(parameter.shape) - len(parameter.layer_axes) >= 2 and not any(map(_NEVER_PRUNED.search, modules))
+  return len(parameter.matrix_axes) >= 2 and not any(map(_NEVER_PRUNED.search, modules))
 
 
 def _require_matches(keys: SparsityKeys, linear: Sequence[str], every: Sequence[str]) -> None:
-  for key in ("prune_include", "prune_exclude"):
-    for pattern in getattr(keys, key):
-      if not any(re.search(pattern, path) for path in linear):
-        raise ConfigError(
-          f"{key}={pattern!r}: matches none of the {len(linear)} prunable parameters, such as {linear[0]}"
-        )
+  patterns = [(key, pattern) for key in ("prune_include", "prune_exclude") for pattern in getattr(keys, key)]
+  patterns += [(f"prune_groups[{i}].match", group.match) for i, group in enumerate(keys.prune_groups)]
+  for key, pattern in patterns:
+    if not any(re.search(pattern, path) for path in linear):
+      raise ConfigError(f"{key}={pattern!r}: matches none of the {len(linear)} prunable parameters, such as {linear[0]}")
   keyword = keys.do_not_prune_kw
   if keyword and not any(keyword in path for path in every):
     raise ConfigError(f"do_not_prune_kw={keyword!r}: is part of no parameter path, such as {linear[0]}")
 
 
-def _matches_any(patterns: Sequence[str], path: str) -> bool:
+def _matches_any(patterns: Collection[str], path: str) -> bool:
   return any(re.search(pattern, path) for pattern in patterns)
 
 
-def _shape(leaf: Any) -> tuple[int, ...]:
+def _describe(path: str, leaf: Any) -> Parameter:
   value = leaf.get_value() if hasattr(leaf, "get_value") else getattr(leaf, "value", leaf)
-  return tuple(value.shape)
+  layers = _layer_axes(leaf)
+  rest = [axis for axis in range(len(value.shape)) if axis not in layers]
+  is_expert = path.rpartition("/")[2] in _EXPERT_WEIGHTS and len(rest) == _NUM_EXPERT_AXES
+  return Parameter(path, tuple(value.shape), (*layers, rest[0]) if is_expert else layers)
 
 
 def _layer_axes(leaf: Any) -> tuple[int, ...]:

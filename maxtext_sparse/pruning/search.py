@@ -1,4 +1,4 @@
-"""The largest integer key that at least k weights reach, by counting alone.
+"""The largest integer key that at least k weights reach, by counting alone, for many contests at once.
 
 The answer lies in a bracket [low, last]. A pass counts, in one read of the weights, how many reach each of seven keys:
 
@@ -6,7 +6,11 @@ The answer lies in a bracket [low, last]. A pass counts, in one read of the weig
   four around the key that the counts at both ends predict, 1/512 and 1/32 of the bracket apart, so that it shrinks by
   up to 170 where keys are spread evenly, which within an octave of magnitudes they nearly are.
 
-17 passes are the worst case for 32 bits, seven to ten the rule for weights as they are trained.
+Example: keys 0 to 9,999 spread evenly, k = 2,500. With low = 0, reached by 10,000, and last = 9,999, beyond which there
+is none, the prediction is 9,999 * (10,000 - 2,500) / 10,000 = 7,499; counts at keys around it leave a bracket of 60.
+
+17 passes are the worst case for 32 bits, seven to ten the rule for weights as they are trained. Contests run side by
+side: all bounds are vectors, and a pass serves every contest. A thousand matrices take the passes of the slowest one.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +30,7 @@ _CELLS_AROUND_PREDICTION = (-16, -1, 2, 17)
 
 
 class Bracket(NamedTuple):
-  """Bounds of the answer, int32 scalars, and how many weights reach them.
+  """Bounds of the answers, int32, and how many weights reach them; scalars or vectors with an entry for each contest.
 
   Attributes:
     low: a key that at least k weights reach.
@@ -44,16 +48,18 @@ class Bracket(NamedTuple):
 def narrow(count_reaching: Callable[[Sequence[jax.Array]], list[Count]], num_keep: Count, bracket: Bracket) -> Bracket:
   """The bracket whose `low` is the largest key that `num_keep` weights reach; or any key that exactly so many reach.
 
+  Invariant of each pass: low is reached by at least k weights, last + 1 by fewer.
+
   Args:
-    count_reaching: for each of some keys, int32 scalars, how many weights reach it; must fall as the key grows.
-    num_keep: k, at most `bracket.reached`.
+    count_reaching: for each of some keys, how many weights reach it; must fall as the key grows.
+    num_keep: k. A contest whose k is above its `bracket.reached` keeps its `low`.
     bracket: where to look.
   """
 
-  def is_open(bracket):
-    return (bracket.low != bracket.last) & ~counting.at_least(num_keep, bracket.reached)
+  def is_open(bracket: Bracket) -> jax.Array:
+    return jnp.any((bracket.low != bracket.last) & ~counting.at_least(num_keep, bracket.reached))
 
-  def search_pass(bracket):
+  def search_pass(bracket: Bracket) -> Bracket:
     keys = _candidates(bracket, num_keep)
     for key, count in zip(keys, count_reaching(keys)):
       bracket = _narrowed(bracket, key, count, counting.at_least(count, num_keep))
@@ -67,19 +73,20 @@ def _candidates(bracket: Bracket, num_keep: Count) -> list[jax.Array]:
   # Up to 2^32 - 1, where the int32 difference wraps.
   span = lax.bitcast_convert_type(bracket.last - bracket.low, jnp.uint32)
   quarters = [span // 4 * j + span % 4 * j // 4 for j in (np.uint32(1), np.uint32(2), np.uint32(3))]
-  cell = jnp.maximum(span // _NUM_CELLS, 1)
+  cell = jnp.maximum(span // _NUM_CELLS, np.uint32(1))
   reached, keep, beyond = (counting.as_float(c) for c in (bracket.reached, num_keep, bracket.beyond))
   num_cells = (span // cell).astype(jnp.int32)
-  predicted = (num_cells.astype(jnp.float32) * (reached - keep) / (reached - beyond)).astype(jnp.int32)
-  near = [jnp.clip(predicted + j, 0, num_cells).astype(jnp.uint32) * cell for j in _CELLS_AROUND_PREDICTION]
-  offsets = [jnp.clip(offset, 1, span) for offset in quarters + near]
+  # A contest without any weight has 0 / 0 here; its bracket is closed and its candidates count nothing.
+  predicted = (num_cells.astype(jnp.float32) * (reached - keep) / jnp.maximum(reached - beyond, 1.0)).astype(jnp.int32)
+  near = [jnp.clip(predicted + np.int32(j), 0, num_cells).astype(jnp.uint32) * cell for j in _CELLS_AROUND_PREDICTION]
+  offsets = [jnp.clip(offset, np.uint32(1), span) for offset in quarters + near]
   return [bracket.low + lax.bitcast_convert_type(offset, jnp.int32) for offset in offsets]
 
 
 def _narrowed(bracket: Bracket, key: jax.Array, count: Count, is_enough: jax.Array) -> Bracket:
   """The part of the bracket that one more count leaves; keys outside it change nothing."""
   raises = is_enough & (key > bracket.low)
-  lowers = ~is_enough & (key <= bracket.last)
+  lowers = ~is_enough & (key <= bracket.last) & (key > bracket.low)
   choose = lambda condition, new, old: jax.tree.map(functools.partial(jnp.where, condition), new, old)
   return Bracket(
     low=jnp.where(raises, key, bracket.low),

@@ -1,18 +1,19 @@
-"""The exact k-th largest magnitude over many arrays, by counting: no gather, no sort, no concatenation.
+"""The cut: the key of the last weight that survives, found by counting. No gather, no sort, no concatenation.
 
 Each weight has a composite key, compared lexicographically:
 
-  (magnitude bits of |w| as float32, a bijective hash of the weight's global index)
+  (bits of its score as float32, a bijective hash of the weight's global index)
 
-The bits of a non-negative float order like the float. The hash breaks ties the same way on every mesh, spread over the
-matrix instead of running through it from one corner. The cut is the largest key that at least k weights reach: `search`
-finds its magnitude, then, only where more than k weights have that magnitude, its hash. A pass reads the weights once
-and moves a few scalars between devices.
+The hash breaks ties the same way on every mesh, spread over the matrix instead of running through it from one corner.
+The cut is the largest composite key that at least k weights reach: `search` finds its score, then, only where more than k
+weights have that score, its hash. A pass reads the weights once; a few numbers for each contest move between devices.
+
+Example: magnitudes 3, 2, 2, 1 and k = 2. Magnitude 2 is reached by three weights, one too many, and beyond it there is
+one. So of the two tied weights k - 1 = 1 survives, the one with the larger hash.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -20,147 +21,210 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from maxtext_sparse.pruning import counting, search
+from maxtext_sparse.pruning import counting, keys, matrices, search
 from maxtext_sparse.pruning.counting import Count
+from maxtext_sparse.pruning.keys import HIGHEST, INFINITY, LOWEST, SMALLEST_NORMAL
+from maxtext_sparse.pruning.prunable import Parameter
 from maxtext_sparse.pruning.search import Bracket
-
-_LOWEST = np.int32(-(2**31))
-_HIGHEST = np.int32(2**31 - 1)
-_SMALLEST_NORMAL = np.int32(0x00800000)
-_INFINITY = np.int32(0x7F800000)
 
 
 class Cut(NamedTuple):
-  """The key of the last weight that survives; two int32 scalars. (0, lowest) keeps every non-zero weight."""
+  """The key of the last weight that survives; int32 [number of contests]. (0, LOWEST) keeps every live weight."""
 
-  magnitude: jax.Array
+  score: jax.Array
   tiebreak: jax.Array
 
   @property
   def threshold(self) -> jax.Array:
-    """A magnitude that all surviving weights reach and no other, up to ties; float32."""
-    return lax.bitcast_convert_type(self.magnitude, jnp.float32)
+    """A score that all surviving weights reach and no other, up to ties; float32."""
+    return lax.bitcast_convert_type(self.score, jnp.float32)
 
 
-def no_cut() -> Cut:
-  """Keeps every weight that is not zero."""
-  return Cut(jnp.int32(0), jnp.int32(_LOWEST))
+class Ranking(NamedTuple):
+  """The keys of one array, computed anew in each pass so that they need no memory.
 
-
-def magnitude_key(weight: jax.Array) -> jax.Array:
-  """int32 >= 0 that orders like |w|; subnormals count as zero, since XLA's CPU flushes them. NaN is the largest."""
-  bits = _magnitude_bits(weight)
-  return jnp.where(bits < _SMALLEST_NORMAL, jnp.int32(0), bits)
-
-
-def _magnitude_bits(weight: jax.Array) -> jax.Array:
-  return lax.bitcast_convert_type(jnp.abs(weight.astype(jnp.float32)), jnp.int32)
-
-
-def is_zero(weight: jax.Array) -> jax.Array:
-  """Whether a weight counts as pruned: zero of either sign or subnormal. NaN is not zero."""
-  return magnitude_key(weight) == 0
-
-
-def is_nonfinite(weight: jax.Array) -> jax.Array:
-  """Whether a weight is NaN or infinite."""
-  return magnitude_key(weight) >= _INFINITY
-
-
-def tiebreak_key(shape: Sequence[int], offset: int | jax.Array) -> jax.Array:
-  """int32 hash of each element's global index, offset + its row-major index; equal on every mesh.
-
-  The finaliser of MurmurHash3 is a bijection of 32-bit integers: no two keys are equal up to 2^32 weights, and beyond
-  that at most ceil(N / 2^32) weights share one.
+  Attributes:
+    parameter: shape and stack axes of the keys.
+    offset: global index of the first key, for the hash; an int, or a uint32 scalar modulo 2^32.
+    arrays: what the keys are computed from.
+    key: from `arrays` to int32 keys of the parameter's shape; 0 is dead, and loses to all others.
+    unused_bits: low bits that are zero in every key; 16 for magnitudes of bfloat16.
   """
-  first = jnp.uint32(offset % 2**32) if isinstance(offset, int) else offset
-  index = jnp.full(shape, first)
-  for axis in range(len(shape)):
-    stride = np.uint32(math.prod(shape[axis + 1 :]) % 2**32)
-    index = index + lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
-  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-    index = (index ^ (index >> np.uint32(shift))) * np.uint32(factor)
-  return lax.bitcast_convert_type(index ^ (index >> np.uint32(16)), jnp.int32)
+
+  parameter: Parameter
+  offset: int | jax.Array
+  arrays: tuple[jax.Array, ...]
+  key: Callable[..., jax.Array]
+  unused_bits: int = 0
+
+  def keys(self) -> jax.Array:
+    return self.key(*self.arrays)
 
 
-def keep_mask(weight: jax.Array, cut: Cut, offset: int) -> jax.Array:
-  """bool, True where the weight's key reaches the cut; never True where the weight is zero."""
-  key = magnitude_key(weight)
-  ties = (key == cut.magnitude) & (tiebreak_key(weight.shape, offset) >= cut.tiebreak)
-  return ((key > cut.magnitude) | ties) & (key > 0)
+class Contest(NamedTuple):
+  """Arrays whose weights are ranked: all against each other, or each matrix for itself.
+
+  Attributes:
+    rankings: the arrays.
+    is_per_matrix: whether each matrix is a contest of its own.
+    num_keep: how many keys survive; a Count [1], or [number of matrices] in the order of the arrays.
+  """
+
+  rankings: tuple[Ranking, ...]
+  is_per_matrix: bool
+  num_keep: Count
+
+  @property
+  def size(self) -> int:
+    return sum(r.parameter.num_matrices for r in self.rankings) if self.is_per_matrix else 1
 
 
-def index_offsets(weights: Sequence[jax.Array]) -> list[int]:
-  """Global index of each array's first element."""
-  sizes = [math.prod(w.shape) for w in weights]
-  return [sum(sizes[:i]) for i in range(len(sizes))]
+def magnitude_ranking(weight: jax.Array, parameter: Parameter, offset: int) -> Ranking:
+  """Ranks an array by |w|."""
+  unused = 23 - min(jnp.finfo(weight.dtype).nmant, 23)
+  return Ranking(parameter, offset, (weight,), keys.magnitude_key, unused)
 
 
-def find_cut(weights: Sequence[jax.Array], num_keep: Count) -> Cut:
-  """The cut that leaves `num_keep` weights.
+def no_cut(size: int = 1) -> Cut:
+  """Keeps every weight that is not zero."""
+  return Cut(jnp.zeros(size, jnp.int32), jnp.full(size, LOWEST))
 
-  Args:
-    weights: arrays of any float type up to 32 bits, any sharding.
-    num_keep: how many weights to keep, as a `Count` of scalars.
+
+def reaches(ranks: jax.Array, cut: Cut, tiebreak: jax.Array) -> jax.Array:
+  """bool, True where a key survives the cut; never True for key 0. The cut's arrays broadcast against the keys."""
+  return ((ranks > cut.score) | ((ranks == cut.score) & (tiebreak >= cut.tiebreak))) & (ranks > 0)
+
+
+def keep_mask(ranking: Ranking, cut: Cut) -> jax.Array:
+  """bool, True where the array's weights survive; `cut` as `slice_cut` gives it."""
+  return reaches(ranking.keys(), cut, keys.tiebreak_key(ranking.parameter.shape, ranking.offset))
+
+
+def slice_cut(cut: Cut, contest: Contest, index: int) -> Cut:
+  """The part of a contest's cut that array `index` needs, shaped to broadcast against it."""
+  if not contest.is_per_matrix:
+    return Cut(*(part[0] for part in cut))
+  sizes = [ranking.parameter.num_matrices for ranking in contest.rankings]
+  begin = sum(sizes[:index])
+  parameter = contest.rankings[index].parameter
+  return Cut(*(matrices.spread(part[begin : begin + sizes[index]], parameter) for part in cut))
+
+
+def find_cuts(contests: Sequence[Contest]) -> list[Cut]:
+  """The cut of each contest, all in one search.
 
   Returns:
-    The cut; `no_cut()` where fewer than `num_keep` weights are non-zero, or where one is not finite.
+    One Cut for each contest; `no_cut` where it has no more live keys than it may keep, and for all of them where a weight
+    of any is not finite.
   """
-  counts = _count(weights, index_offsets(weights), [lambda w, _: ~is_zero(w), lambda w, _: is_nonfinite(w)])
-  nonzero, nonfinite = counts
-  is_needed = ~counting.at_least(num_keep, nonzero) & ~counting.at_least(nonfinite, counting.split_count(1))
-  return lax.cond(is_needed, lambda: _search(weights, num_keep, nonzero), no_cut)
+  num_keep = counting.concatenate([contest.num_keep for contest in contests])
+  live, nonfinite = _count(contests, lambda ranking, ranks, index: [ranks > 0, ranks >= INFINITY])
+  is_finite = ~jnp.any(counting.at_least(nonfinite, counting.split_count(1)))
+  is_needed = ~counting.at_least(num_keep, live) & is_finite
+  size = sum(contest.size for contest in contests)
+  found = lax.cond(jnp.any(is_needed), lambda: _search(contests, num_keep, live), lambda: no_cut(size))
+  found = Cut(jnp.where(is_needed, found.score, 0), jnp.where(is_needed, found.tiebreak, LOWEST))
+  ends = np.cumsum([contest.size for contest in contests])
+  return [Cut(*(part[end - contest.size : end] for part in found)) for contest, end in zip(contests, ends)]
 
 
-def _search(weights: Sequence[jax.Array], num_keep: Count, nonzero: Count) -> Cut:
-  shift = _unused_bits(weights)
-  finite = Bracket(
-    jnp.int32(_SMALLEST_NORMAL >> shift), jnp.int32((_INFINITY >> shift) - 1), nonzero, counting.split_count(0)
-  )
-  reaches = lambda w, _, key: _magnitude_bits(w) >= key << shift
-  found = search.narrow(functools.partial(_count_reaching, weights, reaches), num_keep, finite)
-  magnitude = found.low << shift
+def _search(contests: Sequence[Contest], num_keep: Count, live: Count) -> Cut:
+  """Scores first, then hashes among those whose score is the cut's."""
+  shift = jnp.asarray(_shifts(contests))
+  none = Count(jnp.zeros_like(live.high), jnp.zeros_like(live.low))
+  finite = Bracket(SMALLEST_NORMAL >> shift, (INFINITY >> shift) - 1, live, none)
 
-  def break_ties():
-    # Among the tied weights alone; the others reach no key beyond the lowest.
-    def reaches(w, offset, key):
-      return jnp.where(_magnitude_bits(w) == magnitude, tiebreak_key(w.shape, offset), jnp.int32(_LOWEST)) >= key
+  def count_scores(candidates: Sequence[jax.Array]) -> list[Count]:
+    fenced, candidates = _fence(contests, candidates)
+    bounds = [candidate << shift for candidate in candidates]
+    return _count(fenced, lambda ranking, ranks, index: [ranks >= index(bound) for bound in bounds])
 
+  found = search.narrow(count_scores, num_keep, finite)
+  score = found.low << shift
+
+  def count_hashes(candidates: Sequence[jax.Array]) -> list[Count]:
+    fenced, candidates = _fence(contests, candidates)
+
+    def hits(ranking: Ranking, ranks: jax.Array, index: _Index) -> list[jax.Array]:
+      # Among the tied keys alone; the others reach no hash beyond the lowest.
+      hashes = keys.tiebreak_key(ranking.parameter.shape, ranking.offset)
+      tied = jnp.where(ranks == index(score), hashes, LOWEST)
+      return [tied >= index(candidate) for candidate in candidates]
+
+    return _count(fenced, hits)
+
+  def break_ties() -> jax.Array:
     num_tied = counting.subtract(found.reached, found.beyond)
-    tied = Bracket(jnp.int32(_LOWEST), jnp.int32(_HIGHEST), num_tied, counting.split_count(0))
     num_keep_tied = counting.subtract(num_keep, found.beyond)
-    return search.narrow(functools.partial(_count_reaching, weights, reaches), num_keep_tied, tied).low
+    # Where the score alone is exact, the lowest hash is the answer already.
+    last = jnp.where(counting.at_least(num_keep, found.reached), LOWEST, HIGHEST)
+    tied = Bracket(jnp.full_like(last, LOWEST), last, num_tied, none)
+    return search.narrow(count_hashes, num_keep_tied, tied).low
 
-  is_exact = counting.at_least(num_keep, found.reached)
-  return Cut(magnitude, lax.cond(is_exact, lambda: jnp.int32(_LOWEST), break_ties))
-
-
-def _unused_bits(weights: Sequence[jax.Array]) -> int:
-  """Low bits of a float32 that are zero in every weight: 16 where all are bfloat16."""
-  return 23 - max(min(jnp.finfo(w.dtype).nmant, 23) for w in weights)
+  is_exact = jnp.all(counting.at_least(num_keep, found.reached))
+  return Cut(score, lax.cond(is_exact, lambda: jnp.full_like(score, LOWEST), break_ties))
 
 
-def _count_reaching(weights, reaches, keys: Sequence[jax.Array]) -> list[Count]:
-  offsets = [jnp.uint32(offset % 2**32) for offset in index_offsets(weights)]
-  # Tied to the pass, or XLA computes what does not depend on it once before the loop and stores it: 4 bytes a weight
-  # for the magnitudes, and as many for the hash.
-  fenced, offsets, keys = lax.optimization_barrier((list(weights), offsets, list(keys)))
-  return _count(fenced, offsets, [functools.partial(_reaches_key, reaches, key) for key in keys])
+def _fence(contests: Sequence[Contest], candidates: Sequence[jax.Array]) -> tuple[list[Contest], list[jax.Array]]:
+  """The same arrays, tied to the candidates of this pass.
+
+  Without it XLA computes what does not depend on the pass once before the loop and stores it: 4 bytes a weight for the
+  keys, and as many for the hashes.
+  """
+  offsets = [[jnp.uint32(r.offset % 2**32) for r in contest.rankings] for contest in contests]
+  arrays = [[r.arrays for r in contest.rankings] for contest in contests]
+  arrays, offsets, fenced = lax.optimization_barrier((arrays, offsets, list(candidates)))
+  tied = [
+    contest._replace(rankings=tuple(r._replace(arrays=a, offset=o) for r, a, o in zip(contest.rankings, *parts)))
+    for contest, *parts in zip(contests, arrays, offsets)
+  ]
+  return tied, fenced
 
 
-def _reaches_key(reaches, key, weight, offset):
-  return reaches(weight, offset, key)
+def _shifts(contests: Sequence[Contest]) -> np.ndarray:
+  """For each contest, the low bits that are zero in all its keys, which the search need not look at."""
+  shifts = [min(ranking.unused_bits for ranking in contest.rankings) for contest in contests]
+  return np.repeat(np.asarray(shifts, np.int32), [contest.size for contest in contests])
 
 
-def _count(weights, offsets, predicates) -> list[Count]:
-  """One Count per predicate `(weight, offset) -> bool array`, over all weights, in one read of them."""
-  partials: list[list[jax.Array]] = [[] for _ in predicates]
-  for weight, offset in zip(weights, offsets):
-    bound = [functools.partial(_at_offset, predicate, offset) for predicate in predicates]
-    for sink, partial in zip(partials, counting.count_where(bound, weight)):
-      sink.append(partial)
-  return [counting.sum_counts(p) for p in partials]
+_Index = Callable[[jax.Array], jax.Array]
 
 
-def _at_offset(predicate, offset, weight):
-  return predicate(weight, offset)
+def _count(contests: Sequence[Contest], hits: Callable[[Ranking, jax.Array, _Index], list[jax.Array]]) -> list[Count]:
+  """How many keys of each contest hit, in one read of the weights.
+
+  Args:
+    contests: the contests.
+    hits: from a ranking, its keys and a function that brings a vector over contests to its array, to bool arrays.
+
+  Returns:
+    For each bool array, a Count [number of contests].
+  """
+  found: list[list[Count]] = []
+  begin = 0
+  for contest in contests:
+    found.append(_count_contest(contest, hits, begin))
+    begin += contest.size
+  return [counting.concatenate(counts) for counts in zip(*found)]
+
+
+def _count_contest(contest: Contest, hits: Callable[..., list[jax.Array]], begin: int) -> list[Count]:
+  per_array: list[list] = []
+  for ranking in contest.rankings:
+    size = ranking.parameter.num_matrices
+    index = functools.partial(_index, contest, ranking.parameter, begin)
+    bools = hits(ranking, ranking.keys(), index)
+    if contest.is_per_matrix:
+      per_array.append(matrices.count_each(bools, ranking.parameter))
+      begin += size
+    else:
+      per_array.append(counting.count_true(bools))
+  join = counting.concatenate if contest.is_per_matrix else counting.sum_counts
+  return [join(list(counts)) for counts in zip(*per_array)]
+
+
+def _index(contest: Contest, parameter: Parameter, begin: int, values: jax.Array) -> jax.Array:
+  """A vector's entries that belong to an array, shaped to broadcast against it."""
+  if not contest.is_per_matrix:
+    return values[begin]
+  return matrices.spread(values[begin : begin + parameter.num_matrices], parameter)

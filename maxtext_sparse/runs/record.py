@@ -34,6 +34,8 @@ class Plan:
     num_prunable: how many weights these have.
     begin_step: step at which the schedule came into force; its events before that did not happen.
     begin_active: prunable weights that were active at that step; all of them if None.
+    rules: how each group of parameters is pruned, one phrase for each; empty in the records of older versions, which
+      knew one rule alone.
   """
 
   schedule: Schedule
@@ -41,11 +43,18 @@ class Plan:
   num_prunable: int
   begin_step: int = 0
   begin_active: int | None = None
+  rules: tuple[str, ...] = ()
 
   def shifts(self, other: "Plan") -> bool:
-    """Whether events, densities or the set of pruned parameters differ."""
+    """Whether events, densities, the set of pruned parameters, or their rules differ."""
     ours, theirs = self.schedule, other.schedule
+    if self.differs_in_rules(other):
+      return True
     return (ours.event_steps, ours.densities, self.prunable) != (theirs.event_steps, theirs.densities, other.prunable)
+
+  def differs_in_rules(self, other: "Plan") -> bool:
+    """Whether both plans know their rules, and these differ."""
+    return bool(self.rules and other.rules) and self.rules != other.rules
 
   def events_before(self, step: int) -> tuple[int, ...]:
     """The events before `step` that happened, in order."""
@@ -81,7 +90,7 @@ class RunRecord:
     try:
       raw = json.loads(path.read_text())
       schedule = Schedule(**{name: _as_tuple(value) for name, value in raw.pop("schedule").items()})
-      return Plan(schedule, prunable=tuple(raw.pop("prunable")), **raw)
+      return Plan(schedule, **{name: _as_tuple(value) for name, value in raw.items()})
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
       raise ConfigError(f"{path}: not a schedule record ({_reason(error)}), restore it or move it away") from error
 

@@ -76,6 +76,8 @@ def _differences(recorded: Plan, asked: Plan) -> str:
     )
   elif recorded.prunable != asked.prunable:
     parts.append("the set of pruned parameters: the same ones in another order, the model was built differently")
+  if recorded.differs_in_rules(asked):
+    parts.append(f"pruning rules: this run began with {_rules(recorded)}, the config asks for {_rules(asked)}")
   if (old.event_steps, old.densities) != (new.event_steps, new.densities):
     parts.append(f"schedule: this run began with {old.describe()}, the config asks for {new.describe()}")
   return "; ".join(parts)
@@ -87,6 +89,11 @@ def _names(what: str, paths: Collection[str]) -> str:
     return ""
   more = f" and {len(paths) - _MOST_NAMES} more" if len(paths) > _MOST_NAMES else ""
   return f", {what}: {', '.join(sorted(paths)[:_MOST_NAMES])}{more}"
+
+
+def _rules(plan: Plan) -> str:
+  """The rules without their parameters where there is one alone."""
+  return plan.rules[0].partition(":")[0] if len(plan.rules) == 1 else "; ".join(plan.rules)
 
 
 def _sparsity(density: float) -> str:

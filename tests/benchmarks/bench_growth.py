@@ -19,9 +19,6 @@ import jax
 import measure
 import numpy as np
 
-from maxtext_sparse.pruning.counting import split_count
-from maxtext_sparse.pruning.threshold import find_cut
-
 SIZES = (1e6, 2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6)
 DEVICES = (1, 2, 4, 8)
 DEVICE_SIZE = 42e6
@@ -85,8 +82,8 @@ def draw(sizes: dict[int, float], devices: dict[int, float]) -> None:
 
 
 def _search(weights: list[jax.Array]) -> Callable[[], Any]:
-  num_keep = split_count(round(sum(w.size for w in weights) * (1 - bench_search.SPARSITY)))
-  search = jax.jit(lambda weights: find_cut(weights, num_keep))
+  num_keep = round(sum(w.size for w in weights) * (1 - bench_search.SPARSITY))
+  search = jax.jit(lambda weights: bench_search.find_cut(weights, num_keep))
   return lambda: search(weights)
 
 

@@ -21,8 +21,10 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from maxtext_sparse.pruning.counting import split_count
-from maxtext_sparse.pruning.threshold import find_cut
+from maxtext_sparse.pruning.counting import split_counts
+from maxtext_sparse.pruning.matrices import index_offsets
+from maxtext_sparse.pruning.prunable import Parameter
+from maxtext_sparse.pruning.threshold import Contest, find_cuts, magnitude_ranking
 
 SIZES = (1e6, 4e6, 10e6, 42e6, 100e6, 200e6)
 SPARSITY = 0.8
@@ -47,6 +49,14 @@ def draw_weights(size: float, dtype: Any = jnp.float32) -> list[jax.Array]:
   return [draw(shape, scale) for shape, scale in zip(shapes, scales)]
 
 
+def find_cut(weights: list[jax.Array], num_keep: int) -> jax.Array:
+  """The threshold of one global contest by magnitude, as an event with the default keys finds it."""
+  parameters = [Parameter(str(i), w.shape) for i, w in enumerate(weights)]
+  offsets = index_offsets(parameters)
+  rankings = tuple(magnitude_ranking(w, p, offsets[p.path]) for w, p in zip(weights, parameters))
+  return find_cuts([Contest(rankings, is_per_matrix=False, num_keep=split_counts([num_keep]))])[0].threshold
+
+
 def contenders(weights: list[jax.Array], sparsity: float = SPARSITY) -> dict[str, Callable[[], Any]]:
   """The compiled functions by name. Each finds the threshold of the same weights, except `read`."""
   size = sum(w.size for w in weights)
@@ -55,7 +65,7 @@ def contenders(weights: list[jax.Array], sparsity: float = SPARSITY) -> dict[str
   host = np.asarray(flat(weights))
   compiled = lambda function: jax.jit(function).lower(weights).compile()
   read = compiled(lambda weights: jnp.stack([jnp.max(jnp.abs(w)) for w in weights]))
-  search = compiled(lambda weights: find_cut(weights, split_count(num_keep)).threshold)
+  search = compiled(lambda weights: find_cut(weights, num_keep))
   sort = compiled(lambda weights: jnp.sort(flat(weights))[size - num_keep])
   argsort = compiled(lambda weights: jnp.argsort(flat(weights))[size - num_keep])
   return {

@@ -13,7 +13,7 @@ from maxtext_sparse.pruning.prunable import Parameter
 from maxtext_sparse.runs.record import Plan, RunRecord
 from maxtext_sparse.schedule import Schedule
 
-LAYERS = Parameter("layers/kernel", (2, 4, 5), layer_axes=(0,))
+LAYERS = Parameter("layers/kernel", (2, 4, 5), stack_axes=(0,))
 SCHEDULE = Schedule(12, (3, 6), (0.5, 0.25))
 PLAN = Plan(SCHEDULE, (LAYERS.path,), LAYERS.size)
 

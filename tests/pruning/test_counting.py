@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxtext_sparse.pruning import threshold
-from maxtext_sparse.pruning.counting import at_least, Count, count_where, reduced_axes, split_count, sum_counts
+from maxtext_sparse.pruning import keys
+from maxtext_sparse.pruning.counting import at_least, Count, count_true, reduced_axes, split_count, sum_counts
 
 INT32_MAX = 2**31 - 1
 
@@ -132,7 +132,7 @@ def test_kept_axes_survive():
   assert reduced_axes((3, 5, 7), keep=(0, 1, 2)) == ()
 
 
-# --- count_where ------------------------------------------------------------------------------------------------------
+# --- count_true ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (5, 3), (2, 3, 4)])
@@ -140,14 +140,14 @@ def test_kept_axes_survive():
 def test_each_predicate_is_counted(shape, num_predicates):
   array = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
   bounds = [-0.5, 0.0, 0.5][:num_predicates]
-  counts = count_where([lambda a, b=bound: a > b for bound in bounds], array)
+  counts = count_true([array > bound for bound in bounds])
   assert [int(c) for c in counts] == [int((np.asarray(array) > bound).sum()) for bound in bounds]
 
 
 @pytest.mark.parametrize("keep", [(0,), (1,), (0, 2), (0, 1, 2)])
 def test_counts_over_kept_axes_come_out_per_index(keep):
   array = np.random.default_rng(1).normal(size=(4, 5, 6)).astype(np.float32)
-  (counts,) = count_where([lambda a: a > 0], jnp.asarray(array), keep=keep)
+  (counts,) = count_true([jnp.asarray(array) > 0], keep)
   axes = tuple(axis for axis in range(3) if axis not in keep)
   np.testing.assert_array_equal(counts, (array > 0).sum(axis=axes))
 
@@ -155,20 +155,20 @@ def test_counts_over_kept_axes_come_out_per_index(keep):
 def test_counts_on_a_mesh_equal_those_on_one_device(mesh):
   array = np.random.default_rng(2).normal(size=(16, 8)).astype(np.float32)
   sharding = jax.NamedSharding(mesh, jax.P("fsdp", "tensor"))
-  counts = jax.jit(lambda a: count_where([lambda x: x > 0, lambda x: x > 1], a))(jax.device_put(array, sharding))
+  counts = jax.jit(lambda a: count_true([a > 0, a > 1]))(jax.device_put(array, sharding))
   assert [int(c) for c in counts] == [(array > 0).sum(), (array > 1).sum()]
 
 
 @pytest.mark.parametrize("size", [2**24 + 1, 2**24 + 3])
 def test_counts_do_not_skip_the_integers_that_float32_skips(size):
-  (count,) = count_where([lambda a: a == 0], jnp.zeros((size,), jnp.int8))
+  (count,) = count_true([jnp.zeros((size,), jnp.int8) == 0])
   assert int(count) == size
 
 
 def test_counts_on_a_mesh_do_not_skip_them_either(mesh):
   array = np.arange(2**24 + 8) < 7
   placed = jax.device_put(array, jax.NamedSharding(mesh, jax.P(("fsdp", "tensor"))))
-  (count,) = jax.jit(lambda a: count_where([jnp.logical_not], a))(placed)
+  (count,) = jax.jit(lambda a: count_true([jnp.logical_not(a)]))(placed)
   assert int(count) == 2**24 + 1
 
 
@@ -178,8 +178,8 @@ VIRTUAL_SHAPE = (4, 2**15, 2**15)
 
 @jax.jit
 def count_virtual_keys(bounds):
-  keys = threshold.tiebreak_key(VIRTUAL_SHAPE, 0)
-  counts = count_where([lambda key, i=i: key >= bounds[i] for i in range(3)], keys)
+  hashes = keys.tiebreak_key(VIRTUAL_SHAPE, 0)
+  counts = count_true([hashes >= bounds[i] for i in range(3)])
   return [sum_counts([count]) for count in counts]
 
 

@@ -241,10 +241,10 @@ def test_an_abstract_nnx_model_and_its_pure_arrays_give_the_same_paths():
 @pytest.mark.parametrize("name", ["layers", "dense_layers", "layers_per_stage", "stage", "circular_repeats"])
 def test_every_way_in_which_maxtext_stacks_layers_is_known(name):
   boxed = nn.LogicallyPartitioned(jnp.zeros((2, 3, 4)), names=(name, "embed", "mlp"))
-  assert parameters_of({"kernel": boxed})[0].layer_axes == (0,)
+  assert parameters_of({"kernel": boxed})[0].stack_axes == (0,)
 
 
 @pytest.mark.parametrize("name", ["embed", "mlp", "exp", "heads", "kv", None, ("fsdp", "tensor")])
 def test_other_axes_are_part_of_the_matrix(name):
   boxed = nn.LogicallyPartitioned(jnp.zeros((2, 3)), names=(name, "embed"))
-  assert parameters_of({"kernel": boxed})[0].layer_axes == ()
+  assert parameters_of({"kernel": boxed})[0].stack_axes == ()

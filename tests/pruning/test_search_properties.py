@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from maxtext_sparse.pruning.counting import split_count
-from maxtext_sparse.pruning.threshold import find_cut, index_offsets, keep_mask
+from tests.pruning.helpers import find_masks
 
 # Type of the weights and of their bits.
 DTYPES = [(np.float32, np.uint32), (ml_dtypes.bfloat16, np.uint16), (np.float16, np.uint16)]
@@ -35,8 +35,8 @@ def arrays(draw):
 
 @jax.jit
 def search(weights, num_keep):
-  cut = find_cut(weights, num_keep)
-  return cut.threshold, [keep_mask(w, cut, offset) for w, offset in zip(weights, index_offsets(weights))]
+  cut, masks = find_masks(weights, num_keep)
+  return cut.threshold[0], masks
 
 
 def flat(parts) -> np.ndarray:

@@ -14,21 +14,21 @@ import optax
 import pytest
 
 from maxtext_sparse.pruning.counting import split_count, sum_counts
+from maxtext_sparse.pruning.keys import is_zero, magnitude_key, tiebreak_key
+from maxtext_sparse.pruning.matrices import index_offsets
+from maxtext_sparse.pruning.prunable import Parameter
 from maxtext_sparse.pruning.search import Bracket, narrow
-from maxtext_sparse.pruning.threshold import Cut, find_cut, index_offsets, is_zero, keep_mask, magnitude_key, tiebreak_key
+from maxtext_sparse.pruning.threshold import Cut, keep_mask, magnitude_ranking
 from maxtext_sparse.pruning.transform import prune
 from maxtext_sparse.schedule import Schedule
+from tests.pruning.helpers import find_cut, find_masks
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 SHAPES = {"matrix": [(24, 16)], "mixed": [(3, 8, 5), (40,), (7, 1, 11), ()], "one weight": [(1,)]}
 SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
-@jax.jit
-def search(weights, num_keep) -> tuple[Cut, list[jax.Array]]:
-  """The cut and the masks that it makes."""
-  cut = find_cut(weights, num_keep)
-  return cut, [keep_mask(w, cut, offset) for w, offset in zip(weights, index_offsets(weights))]
+search = jax.jit(find_masks)
 
 
 def masks_of(weights, num_keep: int) -> list[np.ndarray]:
@@ -118,7 +118,8 @@ def test_magnitudes_are_told_apart_to_the_last_bit():
 def test_the_weight_whose_key_is_the_cut_survives():
   weights, keys = jnp.ones((100,)), np.asarray(tiebreak_key((100,), 7))
   cut = Cut(magnitude_key(jnp.float32(1.0)), jnp.int32(keys[42]))
-  np.testing.assert_array_equal(keep_mask(weights, cut, 7), keys >= keys[42])
+  ranking = magnitude_ranking(weights, Parameter("kernel", (100,)), 7)
+  np.testing.assert_array_equal(keep_mask(ranking, cut), keys >= keys[42])
 
 
 @pytest.mark.parametrize("num_keep", range(7))
@@ -179,7 +180,8 @@ def test_tiebreak_keys_depend_on_the_row_major_index_and_not_on_the_shape():
 
 
 def test_index_offsets_are_running_sizes():
-  assert index_offsets([jnp.zeros((3, 4)), jnp.zeros(()), jnp.zeros((5,)), jnp.zeros((2,))]) == [0, 12, 13, 18]
+  parameters = [Parameter(str(i), shape) for i, shape in enumerate([(3, 4), (), (5,), (2,)])]
+  assert list(index_offsets(parameters).values()) == [0, 12, 13, 18]
 
 
 def test_the_search_counts_beyond_2_to_the_31_weights():
@@ -261,7 +263,7 @@ def test_the_mask_is_the_same_on_one_device_and_on_eight(mesh, axes):
   for kind, num_keep in (("few values", 201), ("one value", 77), ("normal", 300)):
     weights = draw_weights(kind, shapes, ml_dtypes.bfloat16, 17)
     cut, masks = search(place(weights, mesh, axes), split_count(num_keep))
-    assert cut.magnitude.sharding.is_fully_replicated
+    assert cut.score.sharding.is_fully_replicated
     np.testing.assert_array_equal(flat(masks), reference_mask(weights, num_keep))
 
 
