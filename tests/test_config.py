@@ -27,11 +27,19 @@ BAD_VALUES = [
   ("pruning_method", "magic", "'global_gradual', 'one-shot' or 'hold'"),
   ("pruning_method", "one_shot", "'global_gradual', 'one-shot' or 'hold'"),
   ("pruning_scope", "layer", "'global', 'per_matrix' or 'erk'"),
-  ("pruning_structure", "2-4", "'none' or 'n:m'"),
-  ("pruning_structure", "2:4:8", "'none' or 'n:m'"),
+  ("pruning_structure", "2-4", "must be none, n:m with 0 < n < m such as 2:4, or block:RxC"),
+  ("pruning_structure", "2:4:8", "n:m with 0 < n < m"),
+  ("pruning_structure", "block:0x4", "block:RxC such as block:16x16"),
+  ("pruning_structure", "block:16", "block:RxC such as block:16x16"),
   ("pruning_structure", "4:4", "0 < n < m"),
   ("pruning_structure", "0:4", "0 < n < m"),
-  ("pruning_score", "movement", "'magnitude', 'magnitude_rms' or 'random'"),
+  ("pruning_score", "movement", "must be magnitude, magnitude_rms, random, or package.module:function"),
+  ("pruning_score", "package.module", "or package.module:function"),
+  ("pruning_seed", -1, "greater than or equal to 0"),
+  ("pruning_seed", 2**32, "less than 4294967296"),
+  ("min_matrix_density", 1.0, "less than 1"),
+  ("min_matrix_density", -0.5, "greater than or equal to 0"),
+  ("prune_groups", 7, "valid list"),
   ("pruning_schedule", "exponential", "'geometric', 'cubic' or 'linear'"),
   ("gmp_pruning_frequency", 0, "greater than or equal to 1"),
   ("gmp_pruning_frequency", -100, "greater than or equal to 1"),
@@ -67,9 +75,41 @@ BAD_COMBINATIONS = [
   ({"sparsity": 0.5, "lora": {"enable_lora": True}}, "lora.enable_lora=True", "merge the adapter"),
   ({"sparsity": 0.5, "weight_sparsity_n": 2, "weight_sparsity_m": 4}, "weight_sparsity_n=2", "drop weight_sparsity_n"),
   ({"sparsity": 0.5, "enable_rampup_batch_size": True}, "enable_rampup_batch_size=True", "gmp_fraction_of=steps"),
-  ({"sparsity": 0.5, "pruning_scope": "erk"}, "pruning_scope='erk'", "not supported by this version, use 'global'"),
-  ({"pruning_structure": "2:4"}, "pruning_structure='2:4'", "not supported by this version, use 'none'"),
-  ({"sparsity": 0.5, "pruning_score": "random"}, "pruning_score='random'", "not supported by this version"),
+  ({"sparsity": 0.8, "pruning_structure": "2:4"}, "sparsity=0.8", "pruning_structure=2:4 makes it 0.5, leave it out"),
+  ({"pruning_structure": "1:4", "pruning_scope": "erk"}, "pruning_scope=erk", "1:4 gives every matrix one density"),
+  ({"pruning_structure": "block:4x4"}, "pruning_structure=block:4x4", "needs a sparsity above 0"),
+  ({"sparsity": 0.5, "min_matrix_density": 0.6}, "min_matrix_density=0.6", "must be at most 1 - sparsity = 0.5"),
+  (
+    {"sparsity": 0.5, "min_matrix_density": 0.1, "pruning_scope": "per_matrix"},
+    "min_matrix_density=0.1",
+    "pruning_scope=per_matrix sets every matrix's density itself, use global",
+  ),
+  ({"pruning_structure": "2:4", "min_matrix_density": 0.1}, "min_matrix_density=0.1", "set pruning_structure=none"),
+  ({"sparsity": 0.5, "pruning_score": "nowhere:f"}, "pruning_score=nowhere:f", "cannot import nowhere"),
+  ({"sparsity": 0.5, "pruning_score": "math:f"}, "pruning_score=math:f", "math has no function f"),
+  ({"sparsity": 0.5, "pruning_score": "math:pi"}, "pruning_score=math:pi", "pi is no function, but float"),
+  ({"pruning_method": "hold", "pruning_structure": "2:4"}, "pruning_structure=2:4", "set pruning_structure=none"),
+  (
+    {"sparsity": 0.5, "prune_groups": [{"match": "mlp", "structure": "2:4", "sparsity": 0.8}]},
+    "prune_groups[0].sparsity=0.8",
+    "prune_groups[0].structure=2:4 makes it 0.5, leave it out",
+  ),
+  (
+    {"sparsity": 0.5, "prune_groups": [{"match": "a"}, {"match": "b", "structure": "2:4", "scope": "erk"}]},
+    "prune_groups[1].scope=erk",
+    "use global or per_matrix",
+  ),
+]
+
+# One bad entry of prune_groups: what it is, what the message opens with, what it must say.
+BAD_GROUPS = [
+  ({"sparsity": 0.5}, "prune_groups[1].match", "is missing, give a regular expression"),
+  ({"match": "wi_("}, "prune_groups[1].match='wi_('", "is not a regular expression"),
+  ({"match": "mlp", "sparsty": 0.5}, "prune_groups[1].sparsty=0.5", "no such key, did you mean sparsity?"),
+  ({"match": "mlp", "sparsity": 1.5}, "prune_groups[1].sparsity=1.5", "less than 1"),
+  ({"match": "mlp", "scope": "layer"}, "prune_groups[1].scope='layer'", "'global', 'per_matrix' or 'erk'"),
+  ({"match": "mlp", "structure": "4:2"}, "prune_groups[1].structure='4:2'", "n:m with 0 < n < m"),
+  ("mlp", "prune_groups[1]='mlp'", "must be a valid dictionary"),
 ]
 
 
@@ -89,6 +129,9 @@ def test_the_defaults_are_the_documented_ones():
     "pruning_scope": "global",
     "pruning_structure": "none",
     "pruning_score": "magnitude",
+    "pruning_seed": 0,
+    "min_matrix_density": 0.0,
+    "prune_groups": [],
     "pruning_schedule": "geometric",
     "gmp_pruning_frequency": 100,
     "gmp_start_step": -1,
@@ -133,7 +176,7 @@ def test_a_combination_that_cannot_work_is_refused_in_one_line(raw, opening, rea
 
 @pytest.mark.parametrize("raw", [raw for raw, _, _ in BAD_COMBINATIONS if raw.get("pruning_method") != "hold"])
 def test_combinations_are_not_looked_at_while_the_plugin_is_inert(raw):
-  stock = {"sparsity": 0.0, "pruning_structure": "none", "pruning_scope": "global", "pruning_score": "magnitude"}
+  stock = {"sparsity": 0.0, "pruning_structure": "none", "prune_groups": []}
   assert not parse_keys(raw | stock).is_active
 
 
@@ -197,8 +240,50 @@ def test_a_structure_survives_yaml_which_reads_it_as_a_base_60_number():
   assert SparsityKeys(**written).pruning_structure == "2:4"
 
 
-def test_a_structure_alone_activates_the_plugin():
+def test_n_of_m_alone_activates_the_plugin_and_implies_the_sparsity():
   assert SparsityKeys(pruning_structure="2:4").is_active
+  assert parse_keys({"pruning_structure": "1:4"}).sparsity == 0.75
+  assert parse_keys({"pruning_structure": "2:4", "sparsity": 0.5}).sparsity == 0.5
+
+
+@pytest.mark.parametrize("group, opening, reason", BAD_GROUPS)
+def test_a_bad_group_is_refused_in_one_line_with_its_number(group, opening, reason):
+  message = refusal({"sparsity": 0.5, "prune_groups": [{"match": "head"}, group]})
+  assert message.startswith(f"{opening}: ") and reason in message
+
+
+GROUPS = """
+  - {match: mlp, structure: 2:4}
+  - {match: logits_dense, sparsity: 0}
+  - {match: attention, sparsity: 0.6, scope: per_matrix, score: magnitude_rms, schedule: cubic}
+"""
+
+
+@pytest.mark.parametrize("written", [GROUPS, yaml.safe_load(GROUPS)], ids=["text", "list"])
+def test_what_a_group_leaves_out_comes_from_the_global_keys(written):
+  keys = parse_keys({"sparsity": 0.8, "prune_groups": written})
+  assert [(pattern, rule.describe()) for pattern, rule in keys.rules] == [
+    ("mlp", "50 % global 2:4"),
+    ("logits_dense", "0 % global"),
+    ("attention", "60 % per_matrix by magnitude_rms, cubic"),
+    (None, "80 % global"),
+  ]
+
+
+def test_a_group_alone_activates_the_plugin():
+  assert parse_keys({"prune_groups": [{"match": "mlp", "sparsity": 0.5}]}).is_active
+  assert not parse_keys({"prune_groups": [{"match": "mlp"}]}).is_active
+
+
+def test_the_floor_of_the_global_keys_is_for_groups_that_it_can_hold_in():
+  groups = [{"match": "a", "structure": "2:4"}, {"match": "b", "scope": "erk"}, {"match": "c", "sparsity": 0.9}]
+  keys = parse_keys({"sparsity": 0.8, "min_matrix_density": 0.1, "prune_groups": groups})
+  assert [rule.min_matrix_density for _, rule in keys.rules] == [0.0, 0.0, 0.1, 0.1]
+
+
+def test_every_key_says_what_it_means():
+  for name, field in SparsityKeys.model_fields.items():
+    assert field.description and "\n" not in field.description, name
 
 
 @pytest.mark.parametrize("misspelt, meant", [("sparcity", "sparsity"), ("gmp_pruning_freq", "gmp_pruning_frequency")])

@@ -159,8 +159,8 @@ def _pruning(
       raise ValueError("params=None: magnitude pruning ranks the weights, pass them to update")
     if step is None:
       raise ValueError(f"step=None: {_RECIPE}")
-    updates, state = inner.update(gradients, state, params, **extra_args)
     plan, step = plan_for(params), jnp.asarray(step).astype(jnp.int32)
+    updates, state = inner.update(gradients, state, params, **extra_args)
     weights = _leaves_at(params, plan.paths)
     outcome = event.run_event(plan, weights, _leaves_at(gradients, plan.paths), step)
     if on_threshold is not None:

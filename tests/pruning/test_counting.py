@@ -12,6 +12,8 @@ import pytest
 from maxtext_sparse.pruning import keys
 from maxtext_sparse.pruning.counting import at_least, Count, count_true, reduced_axes, split_count, sum_counts
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
 INT32_MAX = 2**31 - 1
 
 

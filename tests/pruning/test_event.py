@@ -19,6 +19,8 @@ from maxtext_sparse.rules import Block, NOfM, PruningRule
 from maxtext_sparse.schedule import Schedule
 from tests.pruning.test_threshold import reference_hash
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
 # A stack of two layers, a stack of three experts in two layers (experts come first in the array), and a single matrix
 # whose contraction runs over two axes, as attention's output projection.
 PARAMETERS = (

@@ -8,6 +8,8 @@ import pytest
 from maxtext_sparse.pruning.counting import split_count
 from maxtext_sparse.pruning.search import Bracket, narrow
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 
 

@@ -23,6 +23,8 @@ from maxtext_sparse.pruning.transform import prune
 from maxtext_sparse.schedule import Schedule
 from tests.pruning.helpers import find_cut, find_masks
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 SHAPES = {"matrix": [(24, 16)], "mixed": [(3, 8, 5), (40,), (7, 1, 11), ()], "one weight": [(1,)]}
 SMALLEST_NORMAL = np.float32(2.0**-126)
