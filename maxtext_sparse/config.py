@@ -219,9 +219,7 @@ def parse_keys(raw: Mapping[str, Any]) -> SparsityKeys:
   except pydantic.ValidationError as error:
     raise ConfigError(_one_line(error)) from None
   if keys.pruning_structure != "none" and not keys.is_active:
-    raise ConfigError(
-      f"pruning_structure={keys.pruning_structure}: needs a sparsity above 0, the share of blocks that go"
-    )
+    raise ConfigError(f"pruning_structure={keys.pruning_structure}: needs a sparsity above 0, the share of blocks to go")
   if keys.is_active:
     _check_rules(keys)
     _check_steps(keys)

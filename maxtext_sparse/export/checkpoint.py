@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.pruning.prunable import is_linear_kernel, Parameter
+from maxtext_sparse.pruning.prunable import describe_array, is_linear_kernel, Parameter
 
 _ITEMS = "items"
 _UNFINISHED = re.compile(r"\.orbax-checkpoint-tmp")
@@ -102,7 +102,7 @@ class Checkpoint:
 
   def parameters(self) -> list[Parameter]:
     """Each array with the axes along which it stacks layers, as the algorithm sees it."""
-    return [Parameter(leaf.path, leaf.shape, self._layer_axes(leaf)) for leaf in self.leaves.values()]
+    return [describe_array(leaf.path, leaf.shape, self._layer_axes(leaf)) for leaf in self.leaves.values()]
 
   def matrices(self) -> Iterator[tuple[str, NDArray[Any]]]:
     """Each linear layer's weight as a matrix [outputs, inputs], named as in a run's event files."""
@@ -112,28 +112,17 @@ class Checkpoint:
 
   def matrices_of(self, path: str) -> Iterator[tuple[str, NDArray[Any]]]:
     """The matrices of one linear layer's array, one for each layer that it stacks and each expert."""
-    parameter = Parameter(path, self.leaves[path].shape, self._layer_axes(self.leaves[path]))
-    num_axes = len(parameter.layer_axes)
-    layers_first = np.moveaxis(self.read(path), parameter.layer_axes, range(num_axes))
-    stacked = layers_first.reshape(-1, *layers_first.shape[num_axes:])
+    parameter = describe_array(path, self.leaves[path].shape, self._layer_axes(self.leaves[path]))
+    num_axes = len(parameter.stack_axes)
+    stack_first = np.moveaxis(self.read(path), parameter.stack_axes, range(num_axes))
+    stacked = stack_first.reshape(-1, *stack_first.shape[num_axes:])
     for name, kernel in zip(parameter.matrix_names(), stacked, strict=True):
-      yield from _as_matrices(name, kernel)
+      # [inputs..., outputs...] as [outputs, inputs].
+      yield name, kernel.reshape(parameter.num_in, parameter.num_out).T
 
   def _layer_axes(self, leaf: Leaf) -> tuple[int, ...]:
     """MaxText stacks scanned layers along axis 1, vectors included."""
     return (1,) if _STACKED.search(leaf.path) and len(leaf.shape) > 1 else ()
-
-
-def _as_matrices(name: str, kernel: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-  """A kernel [inputs..., outputs...] as [outputs, inputs]; experts are matrices of their own."""
-  *_, module, last = ["", *re.sub(r"\[.*", "", name).split("/")]
-  if last != "kernel" and kernel.ndim == 3:  # experts: [expert, inputs, outputs]
-    for expert, matrix in enumerate(kernel):
-      yield f"{name}#{expert}", matrix.T
-    return
-  # Only the projection behind the heads contracts over more than its first axis: [heads, head_dim, outputs].
-  num_inputs = math.prod(kernel.shape[:-1]) if module == "out" else kernel.shape[0]
-  yield name, kernel.reshape(num_inputs, -1).T
 
 
 def _find_items(path: epath.Path) -> epath.Path:

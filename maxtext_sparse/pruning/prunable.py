@@ -165,12 +165,16 @@ def _matches_any(patterns: Collection[str], path: str) -> bool:
   return any(re.search(pattern, path) for pattern in patterns)
 
 
+def describe_array(path: str, shape: Sequence[int], layer_axes: Sequence[int]) -> Parameter:
+  """A parameter from its path, its shape and its scan axes; the expert axis follows from the path."""
+  rest = [axis for axis in range(len(shape)) if axis not in layer_axes]
+  is_expert = path.rpartition("/")[2] in _EXPERT_WEIGHTS and len(rest) == _NUM_EXPERT_AXES
+  return Parameter(path, tuple(shape), (*layer_axes, rest[0]) if is_expert else tuple(layer_axes))
+
+
 def _describe(path: str, leaf: Any) -> Parameter:
   value = leaf.get_value() if hasattr(leaf, "get_value") else getattr(leaf, "value", leaf)
-  layers = _layer_axes(leaf)
-  rest = [axis for axis in range(len(value.shape)) if axis not in layers]
-  is_expert = path.rpartition("/")[2] in _EXPERT_WEIGHTS and len(rest) == _NUM_EXPERT_AXES
-  return Parameter(path, tuple(value.shape), (*layers, rest[0]) if is_expert else layers)
+  return describe_array(path, value.shape, _layer_axes(leaf))
 
 
 def _layer_axes(leaf: Any) -> tuple[int, ...]:
