@@ -17,14 +17,23 @@ _SECONDS_BETWEEN_ATTEMPTS = 0.2
 def replace_text(path: str, text: str) -> None:
   """Writes a local file so that a reader, or a run that is killed, finds the old text or the new one, never a part.
 
-  The text is on disk when this returns.
+  The text is on disk when this returns. If it cannot be written, for example because the disk is full, the old text stays
+  and no other file is left behind.
+
+  Raises:
+    OSError: the file cannot be written.
   """
   aside = f"{path}.tmp"
-  with open(aside, "w", encoding="utf-8") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(aside, path)
+  try:
+    with open(aside, "w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(aside, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      os.remove(aside)
+    raise
 
 
 def replace_json(path: str, content: Any, **style: Any) -> None:

@@ -76,7 +76,7 @@ def run_sweep(directory: str, jobs: int, only: str | None, console: Console) -> 
     name -> where the run stands at the end, for the chosen runs and their trunks.
 
   Raises:
-    ConfigError: the folder's runs belong into a bucket, or another `sweep run` is at work in the folder.
+    ConfigError: the runs write into a bucket, no name matches `only`, or another `sweep run` is at work in the folder.
   """
   manifest = read_manifest(directory)
   if not is_local(manifest.output_directory):

@@ -26,6 +26,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
   assert path.read_text() == "old"
 
 
+def test_a_write_that_fails_halfway_leaves_no_other_file(tmp_path):
+  path = tmp_path / "a.txt"
+  replace_text(str(path), "old")
+  with pytest.raises(UnicodeEncodeError):
+    replace_text(str(path), "half \ud800")
+  assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_a_folder_has_one_owner(tmp_path):
   assert not is_locked(str(tmp_path))
   with folder_lock(str(tmp_path), "busy"):
