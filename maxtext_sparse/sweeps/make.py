@@ -116,8 +116,10 @@ def _fields(
 
 
 def _trunk_name(spec: Spec, branches: Sequence[Member], taken: Iterable[str]) -> str:
-  """The sweep's name, "trunk", and the labels that all branches share on axes other than pruning; then a number if an
-  earlier trunk has this name."""
+  """A trunk's name: the sweep's, the word trunk, and the labels that all branches share on axes other than pruning.
+
+  A trunk whose name is taken gets a number at the end.
+  """
   shared = [
     label
     for axis, label in branches[0].labels.items()

@@ -101,8 +101,11 @@ class Resolver:
     return Resolved(config, schedule, steps, model.num_prunable, batch_tokens, _text(model.flat["dataset_type"]))
 
   def twins(self, run: Resolved) -> list[Resolved]:
-    """The dense runs as large as a sparse run is on average: one if a hidden size has that many weights, else the two
-    neighbours (the paper's footnote 1)."""
+    """The dense runs that are as large as a sparse run is on average.
+
+    That is one run if some hidden size has this number of weights, and otherwise the two neighbours (the paper's
+    footnote 1).
+    """
     assert run.schedule is not None
     average = run.schedule.active_sum(run.steps, run.num_prunable) / run.steps
     twin = self._finder_at(self._path(run.config)).find(run.sparsity, average)

@@ -124,54 +124,61 @@ def row_of(manifest, run):
   return next(row for row in collect(manifest.directory, True) if row["run"] == run.name)
 
 
-def record(manifest, run, plan, counted):
-  """The run's record: its plan, and after each event the number of weights that it counted."""
+def record(manifest, run, plan, *events):
+  """The run's record: its plan, and step, sum of active weights up to it and weights left of each event."""
   written = RunRecord(manifest.run_directory(run))
   written.write_plan(plan)
-  for step, left in counted.items():
-    written.write_event(step, {"nonzero_prunable": left})
+  for step, active_sum, left in events:
+    event = {"nonzero_prunable": left, "density": left / plan.num_prunable, "threshold": 0.1, "matrices": {}}
+    written.write_event(step, event | ({} if active_sum is None else {"active_sum": active_sum}))
 
 
 def test_counts_are_those_that_the_run_recorded_at_its_events(manifest):
   """Weights that were zero from the start make an event leave fewer than the schedule asks for."""
   run = manifest.runs[-1]
   leave(manifest, run, 99, 2.5)
-  weights = run.num_prunable
-  schedule = Schedule(100, (9, 59), (0.5, 0.2))
-  record(manifest, run, Plan(schedule, (), weights), {9: weights // 2 - 7, 59: weights // 5 - 1})
+  plan = Plan(Schedule(100, (9, 59), (0.5, 0.2)), (), 1000)
+  record(manifest, run, plan, (9, 10 * 1000, 493), (59, 10 * 1000 + 50 * 493, 199))
   row = row_of(manifest, run)
-  assert row["average_params"] == (10 * weights + 50 * (weights // 2 - 7) + 40 * (weights // 5 - 1)) / 100
-  assert row["final_params"] == weights // 5 - 1
+  assert row["average_params"] == (10 * 1000 + 50 * 493 + 40 * 199) / 100
+  assert row["final_params"] == 199
+
+
+RESCHEDULED = Plan(Schedule(100, (9, 19, 49, 79), (0.8, 0.6, 0.4, 0.2)), (), 1000, begin_step=30, begin_active=900)
 
 
 def test_a_rescheduled_run_counts_from_where_its_schedule_came_into_force(manifest):
   """The checkpoint of step 29 had 900 weights; the events at 9 and 19 did not happen."""
   run = manifest.runs[-1]
   leave(manifest, run, 99, 2.5)
-  plan = Plan(Schedule(100, (9, 19, 49, 79), (0.8, 0.6, 0.4, 0.2)), (), 1000, begin_step=30, begin_active=900)
-  record(manifest, run, plan, {})
-  assert row_of(manifest, run)["average_params"] == (50 * 900 + 30 * 400 + 20 * 200) / 100
-  record(manifest, run, plan, {49: 399, 79: 200})
-  assert row_of(manifest, run)["average_params"] == (50 * 900 + 30 * 399 + 20 * 200) / 100
-  # In its own folder the earlier schedule's event is recorded too, so the first steps count as they were.
-  record(manifest, run, plan, {14: 900})
-  assert row_of(manifest, run)["average_params"] == (15 * 1000 + 35 * 900 + 30 * 399 + 20 * 200) / 100
+  record(manifest, run, RESCHEDULED)
+  row = row_of(manifest, run)
+  assert row["average_params"] == (50 * 900 + 30 * 400 + 20 * 200) / 100
+  assert row["final_params"] == 200
+  # Records of older versions have no sum.
+  record(manifest, run, RESCHEDULED, (49, None, 400), (79, None, 200))
+  assert row_of(manifest, run) == row
 
 
-def test_events_that_were_over_when_the_run_began_count_as_scheduled(manifest):
+def test_a_run_that_changed_its_schedule_keeps_the_counts_of_its_earlier_events(manifest):
+  """An event of the first schedule at 14 left 900 weights; the second schedule holds these from step 30 on."""
   run = manifest.runs[-1]
   leave(manifest, run, 99, 2.5)
-  record(manifest, run, Plan(Schedule(100, (9, 49), (0.5, 0.2)), (), 1000), {49: 199})
-  assert row_of(manifest, run)["average_params"] == (10 * 1000 + 40 * 500 + 50 * 199) / 100
+  plan = Plan(Schedule(100, (), (), "hold"), (), 1000, begin_step=30, begin_active=899)
+  record(manifest, run, plan, (14, 15 * 1000, 900))
+  row = row_of(manifest, run)
+  assert (row["average_params"], row["final_params"]) == ((15 * 1000 + 15 * 900 + 70 * 899) / 100, 899)
 
 
-def test_a_hold_run_has_the_weights_of_its_checkpoint(write_spec, tmp_path):
+@pytest.mark.parametrize("is_in_plan", [False, True])
+def test_a_hold_run_has_the_weights_of_its_checkpoint(write_spec, tmp_path, is_in_plan):
   spec = write_spec(axes={"pruning_method": ["hold"]}, set={"learning_rate": 0.01})
   manifest = make(spec, str(tmp_path / "sweep"))
   (run,) = manifest.runs
   kept = run.num_prunable // 4
-  leave(manifest, run, 99, 2.5, nonzero_prunable=float(kept))
-  record(manifest, run, Plan(Schedule(100, (), (), "hold"), (), run.num_prunable), {})
+  leave(manifest, run, 99, 2.5, **({} if is_in_plan else {"nonzero_prunable": float(kept)}))
+  begin_active = kept if is_in_plan else None
+  record(manifest, run, Plan(Schedule(100, (), (), "hold"), (), run.num_prunable, 0, begin_active))
   write_table(str(tmp_path / "runs.csv"), collect(manifest.directory))
   row = read_runs(str(tmp_path / "runs.csv")).iloc[0]
   assert (row["sparsity"], row["average_params"], row["final_params"]) == (0.75, kept, kept)
@@ -187,9 +194,9 @@ def test_a_hold_run_without_a_count_is_refused(write_spec, tmp_path):
 def test_a_damaged_event_record_is_named(manifest):
   run = manifest.runs[-1]
   leave(manifest, run, 99, 2.5)
-  record(manifest, run, Plan(Schedule(100, (9,), (0.2,)), (), 1000), {})
+  record(manifest, run, Plan(Schedule(100, (9,), (0.2,)), (), 1000))
   (Path(manifest.run_directory(run)) / "sparsity" / "event_00000009.json").write_text('{"step": 9}')
-  with pytest.raises(ConfigError, match="the record of the event at step 9 is damaged"):
+  with pytest.raises(ConfigError, match=r"event_00000009.json: not an event record"):
     collect(manifest.directory, True)
 
 
