@@ -87,15 +87,20 @@ INLINE float value_at(const void *values, int dtype, int64_t i) {
   return ((const int8_t *)values)[i];
 }
 
+// The mask of the last columns of a row, `left` < 64 of them.
+static __attribute__((noinline)) uint64_t last_mask_word(const uint8_t *mask, int64_t left) {
+  uint64_t word = 0;
+  memcpy(&word, mask, (size_t)(left + 7) / 8);
+  return word;
+}
+
 // The mask of columns c to c + 63 of a row. `mask` is NULL for a dense row.
 INLINE uint64_t mask_word(const uint8_t *mask, int64_t c, int64_t cols) {
   int64_t left = cols - c;
   if (!mask) return left >= 64 ? ~0ULL : (1ULL << left) - 1;
-  uint64_t word = 0;
-  if (left >= 64)
-    memcpy(&word, mask + c / 8, 8);
-  else
-    memcpy(&word, mask + c / 8, (size_t)(left + 7) / 8);
+  if (left < 64) return last_mask_word(mask + c / 8, left);
+  uint64_t word;
+  memcpy(&word, mask + c / 8, sizeof word);
   return word;
 }
 
@@ -192,6 +197,9 @@ typedef void row_loop(const uint8_t *mask, const void *values, int64_t cols, con
     default: loop(mask, values, cols, in, MAX_TOKENS, sums);  \
   }
 
+// A loop over T tokens, unrolled in every case: sums that the compiler keeps in memory cost twice the time.
+#define EACH_TOKEN(t) _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)
+
 // Portable: goes from set bit to set bit.
 
 INLINE void portable_floats(const uint8_t *mask, const void *values, int dtype, int64_t cols, const input *in,
@@ -263,7 +271,7 @@ TARGET_AVX2 INLINE void fp32_loop_avx2(const uint8_t *mask, const void *values, 
                                        const int T, double *sums) {
   const float *next = values, *x = in->data;
   __m256 totals[MAX_TOKENS];
-  for (int t = 0; t < T; t++) totals[t] = _mm256_setzero_ps();
+  EACH_TOKEN(t) totals[t] = _mm256_setzero_ps();
   for (int64_t c = 0; c < cols; c += 64) {
     uint64_t word = mask_word(mask, c, cols);
     for (int i = 0; word; i += 8, word >>= 8) {
@@ -274,11 +282,11 @@ TARGET_AVX2 INLINE void fp32_loop_avx2(const uint8_t *mask, const void *values, 
       __m256 is_zero = _mm256_castsi256_ps(_mm256_slli_epi32(place, 24));
       __m256 weights = _mm256_blendv_ps(moved, _mm256_setzero_ps(), is_zero);
       next += __builtin_popcount(byte);
-      for (int t = 0; t < T; t++)
+      EACH_TOKEN(t)
         totals[t] = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x + c * T + t * 64 + i), totals[t]);
     }
   }
-  for (int t = 0; t < T; t++) sums[t] = sum_avx2(totals[t]);
+  EACH_TOKEN(t) sums[t] = sum_avx2(totals[t]);
 }
 
 // 16 columns at a time; a 32-bit lane holds an even column in its low half and the odd one after it in its high half.
@@ -287,8 +295,10 @@ TARGET_AVX2 INLINE void bf16_loop_avx2(const uint8_t *mask, const void *values, 
   const uint16_t *next = values;
   const float *x = in->data;
   const __m256i high_half = _mm256_set1_epi32((int)0xFFFF0000);
-  __m256 even_totals[MAX_TOKENS], odd_totals[MAX_TOKENS];
-  for (int t = 0; t < T; t++) even_totals[t] = odd_totals[t] = _mm256_setzero_ps();
+  // Even and odd columns have sums of their own while there are registers for them.
+  const int odd_sum = T <= 4;
+  __m256 totals[MAX_TOKENS][2];
+  EACH_TOKEN(t) totals[t][0] = totals[t][1] = _mm256_setzero_ps();
   for (int64_t c = 0; c < cols; c += 64) {
     uint64_t word = mask_word(mask, c, cols);
     for (int i = 0; word; i += 16, word >>= 16) {
@@ -305,13 +315,13 @@ TARGET_AVX2 INLINE void bf16_loop_avx2(const uint8_t *mask, const void *values, 
       next = after + __builtin_popcount(second);
       // In SPLIT, columns i to i + 15 are eight even ones and, 16 further on, eight odd ones.
       const float *at = x + c * T + i - i % 32 + i % 32 / 2;
-      for (int t = 0; t < T; t++) {
-        even_totals[t] = _mm256_fmadd_ps(even, _mm256_loadu_ps(at + t * 64), even_totals[t]);
-        odd_totals[t] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(at + t * 64 + 16), odd_totals[t]);
+      EACH_TOKEN(t) {
+        totals[t][0] = _mm256_fmadd_ps(even, _mm256_loadu_ps(at + t * 64), totals[t][0]);
+        totals[t][odd_sum] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(at + t * 64 + 16), totals[t][odd_sum]);
       }
     }
   }
-  for (int t = 0; t < T; t++) sums[t] = sum_avx2(_mm256_add_ps(even_totals[t], odd_totals[t]));
+  EACH_TOKEN(t) sums[t] = sum_avx2(_mm256_add_ps(totals[t][0], totals[t][1]));
 }
 
 TARGET_AVX2 INLINE void int8_loop_avx2(const uint8_t *mask, const void *values, int64_t cols, const input *in,
@@ -319,7 +329,7 @@ TARGET_AVX2 INLINE void int8_loop_avx2(const uint8_t *mask, const void *values, 
   const int8_t *next = values;
   const int16_t *x = in->data;
   __m256i totals[MAX_TOKENS];
-  for (int t = 0; t < T; t++) totals[t] = _mm256_setzero_si256();
+  EACH_TOKEN(t) totals[t] = _mm256_setzero_si256();
   for (int64_t c = 0; c < cols; c += 64) {
     uint64_t word = mask_word(mask, c, cols);
     for (int i = 0; word; i += 16, word >>= 16) {
@@ -333,13 +343,13 @@ TARGET_AVX2 INLINE void int8_loop_avx2(const uint8_t *mask, const void *values, 
           _mm_add_epi8(_mm_loadl_epi64((const __m128i *)places[second]), _mm_set1_epi8(8)));
       __m256i weights = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(packed, place));
       next = after + __builtin_popcount(second);
-      for (int t = 0; t < T; t++) {
+      EACH_TOKEN(t) {
         __m256i at = _mm256_loadu_si256((const __m256i *)(x + c * T + t * 64 + i));
         totals[t] = _mm256_add_epi32(totals[t], _mm256_madd_epi16(weights, at));
       }
     }
   }
-  for (int t = 0; t < T; t++) {
+  EACH_TOKEN(t) {
     int32_t lanes[8];
     _mm256_storeu_si256((__m256i *)lanes, totals[t]);
     int64_t total = 0;
@@ -371,16 +381,15 @@ TARGET_AVX2 static void int8_avx2(const uint8_t *mask, const void *values, int64
 // Independent sums a token. A sum waits 4 cycles for the one before it; 16 registers of sums leave 16 for the rest.
 #define CHAINS(T) ((T) <= 4 ? 4 : 2)
 
-#define CLEAR_CHAINS                                   \
-  __m512 totals[MAX_TOKENS][4];                        \
-  for (int t = 0; t < T; t++)                          \
-    for (int i = 0; i < CHAINS(T); i++) totals[t][i] = _mm512_setzero_ps();
+#define CLEAR_CHAINS            \
+  __m512 totals[MAX_TOKENS][4]; \
+  EACH_TOKEN(t) totals[t][0] = totals[t][1] = totals[t][2] = totals[t][3] = _mm512_setzero_ps();
 
-#define SUM_CHAINS                                                                        \
-  for (int t = 0; t < T; t++) {                                                           \
-    __m512 total = _mm512_add_ps(totals[t][0], totals[t][1]);                             \
+#define SUM_CHAINS                                                                               \
+  EACH_TOKEN(t) {                                                                                \
+    __m512 total = _mm512_add_ps(totals[t][0], totals[t][1]);                                    \
     if (CHAINS(T) == 4) total = _mm512_add_ps(total, _mm512_add_ps(totals[t][2], totals[t][3])); \
-    sums[t] = _mm512_reduce_add_ps(total);                                                \
+    sums[t] = _mm512_reduce_add_ps(total);                                                       \
   }
 
 // A zero that an expansion writes over. On Zen 4 an expansion waits for the last writer of its destination, also in the
@@ -404,8 +413,7 @@ TARGET_AVX512 INLINE void fp32_loop_avx512(const uint8_t *mask, const void *valu
       __m512 zero = _mm512_castsi512_ps(fresh_zero(word));
       __m512 weights = _mm512_mask_expand_ps(zero, part, _mm512_loadu_ps(next));
       next += __builtin_popcount(part);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++) {
+      EACH_TOKEN(t) {
         __m512 at = _mm512_loadu_ps(x + c * T + t * 64 + 16 * i);
         totals[t][i % CHAINS(T)] = _mm512_fmadd_ps(weights, at, totals[t][i % CHAINS(T)]);
       }
@@ -430,8 +438,7 @@ TARGET_AVX512 INLINE void bf16_loop_avx512(const uint8_t *mask, const void *valu
       __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(weights, 16));
       __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(weights, high_half));
       next += __builtin_popcount(part);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++) {
+      EACH_TOKEN(t) {
         const float *at = x + c * T + t * 64 + 32 * i;
         int chain = 2 * i % CHAINS(T);
         totals[t][chain] = _mm512_fmadd_ps(even, _mm512_loadu_ps(at), totals[t][chain]);
@@ -442,6 +449,15 @@ TARGET_AVX512 INLINE void bf16_loop_avx512(const uint8_t *mask, const void *valu
   SUM_CHAINS
 }
 
+// 256 times the sum of the lanes of `high` plus the sum of those of `low`; both are added up in one register.
+TARGET_AVX512 INLINE int64_t sum_planes(__m512i high, __m512i low) {
+  __m512i pairs = _mm512_add_epi32(_mm512_unpacklo_epi32(high, low), _mm512_unpackhi_epi32(high, low));
+  __m256i four = _mm256_add_epi32(_mm512_castsi512_si256(pairs), _mm512_extracti64x4_epi64(pairs, 1));
+  __m128i two = _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+  int64_t pair = _mm_cvtsi128_si64(_mm_add_epi32(two, _mm_unpackhi_epi64(two, two)));
+  return 256 * (int64_t)(int32_t)pair + (pair >> 32);
+}
+
 // The instruction multiplies unsigned with signed bytes: each weight w is taken as w + 128, a zero weight as 128, and
 // 128 times the sum of x is taken off again. A plane's sum fits 32 bits up to 65,536 columns.
 TARGET_AVX512 INLINE void int8_loop_avx512(const uint8_t *mask, const void *values, int64_t cols, const input *in,
@@ -449,23 +465,19 @@ TARGET_AVX512 INLINE void int8_loop_avx512(const uint8_t *mask, const void *valu
   const int8_t *next = values, *x = in->data;
   const __m512i offset = _mm512_set1_epi8((char)0x80);
   __m512i high[MAX_TOKENS], low[MAX_TOKENS];
-  for (int t = 0; t < T; t++) high[t] = low[t] = _mm512_setzero_si512();
+  EACH_TOKEN(t) high[t] = low[t] = _mm512_setzero_si512();
   for (int64_t c = 0; c < cols; c += 64) {
     uint64_t word = mask_word(mask, c, cols);
     __m512i packed = _mm512_xor_si512(_mm512_loadu_si512(next), offset);
     __m512i weights = _mm512_mask_expand_epi8(offset, (__mmask64)word, packed);
     next += __builtin_popcountll(word);
-#pragma GCC unroll 8
-    for (int t = 0; t < T; t++) {
+    EACH_TOKEN(t) {
       const int8_t *at = x + 2 * (c * T + t * 64);
       high[t] = _mm512_dpbusd_epi32(high[t], weights, _mm512_loadu_si512(at));
       low[t] = _mm512_dpbusd_epi32(low[t], weights, _mm512_loadu_si512(at + 64));
     }
   }
-  for (int t = 0; t < T; t++) {
-    int64_t total = 256 * (int64_t)_mm512_reduce_add_epi32(high[t]) + _mm512_reduce_add_epi32(low[t]);
-    sums[t] = (double)(total - 128 * in->totals[t]);
-  }
+  EACH_TOKEN(t) sums[t] = (double)(sum_planes(high[t], low[t]) - 128 * in->totals[t]);
 }
 
 TARGET_AVX512 static void fp32_avx512(const uint8_t *mask, const void *values, int64_t cols, const input *in,
@@ -492,7 +504,7 @@ INLINE void bf16_loop_neon(const uint8_t *mask, const void *values, int64_t cols
   const uint16_t *next = values;
   const float *x = in->data;
   float32x4_t low_totals[MAX_TOKENS], high_totals[MAX_TOKENS];
-  for (int t = 0; t < T; t++) low_totals[t] = high_totals[t] = vdupq_n_f32(0);
+  EACH_TOKEN(t) low_totals[t] = high_totals[t] = vdupq_n_f32(0);
   for (int64_t c = 0; c < cols; c += 64) {
     uint64_t word = mask_word(mask, c, cols);
     for (int i = 0; word; i += 8, word >>= 8) {
@@ -502,14 +514,14 @@ INLINE void bf16_loop_neon(const uint8_t *mask, const void *values, int64_t cols
       float32x4_t low = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(weights), 16));
       float32x4_t high = vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(weights), 16));
       next += __builtin_popcount(byte);
-      for (int t = 0; t < T; t++) {
+      EACH_TOKEN(t) {
         const float *at = x + c * T + t * 64 + i;
         low_totals[t] = vfmaq_f32(low_totals[t], low, vld1q_f32(at));
         high_totals[t] = vfmaq_f32(high_totals[t], high, vld1q_f32(at + 4));
       }
     }
   }
-  for (int t = 0; t < T; t++) sums[t] = vaddvq_f32(vaddq_f32(low_totals[t], high_totals[t]));
+  EACH_TOKEN(t) sums[t] = vaddvq_f32(vaddq_f32(low_totals[t], high_totals[t]));
 }
 
 INLINE void int8_loop_neon(const uint8_t *mask, const void *values, int64_t cols, const input *in, const int T,
@@ -517,21 +529,21 @@ INLINE void int8_loop_neon(const uint8_t *mask, const void *values, int64_t cols
   const int8_t *next = values;
   const int16_t *x = in->data;
   int32x4_t low_totals[MAX_TOKENS], high_totals[MAX_TOKENS];
-  for (int t = 0; t < T; t++) low_totals[t] = high_totals[t] = vdupq_n_s32(0);
+  EACH_TOKEN(t) low_totals[t] = high_totals[t] = vdupq_n_s32(0);
   for (int64_t c = 0; c < cols; c += 64) {
     uint64_t word = mask_word(mask, c, cols);
     for (int i = 0; word; i += 8, word >>= 8) {
       uint8_t byte = (uint8_t)word;
       int16x8_t weights = vmovl_s8(vtbl1_s8(vld1_s8(next), vreinterpret_s8_u8(vld1_u8(places[byte]))));
       next += __builtin_popcount(byte);
-      for (int t = 0; t < T; t++) {
+      EACH_TOKEN(t) {
         int16x8_t at = vld1q_s16(x + c * T + t * 64 + i);
         low_totals[t] = vmlal_s16(low_totals[t], vget_low_s16(weights), vget_low_s16(at));
         high_totals[t] = vmlal_s16(high_totals[t], vget_high_s16(weights), vget_high_s16(at));
       }
     }
   }
-  for (int t = 0; t < T; t++) sums[t] = (double)(vaddlvq_s32(low_totals[t]) + vaddlvq_s32(high_totals[t]));
+  EACH_TOKEN(t) sums[t] = (double)(vaddlvq_s32(low_totals[t]) + vaddlvq_s32(high_totals[t]));
 }
 
 static void bf16_neon(const uint8_t *mask, const void *values, int64_t cols, const input *in, int tokens,
