@@ -130,7 +130,7 @@ def select_prunable(
   if keys.do_not_prune_kw:
     chosen = [p for p in chosen if keys.do_not_prune_kw not in p.path]
   if keys.pruning_method != "hold":
-    chosen = [p for p in chosen if keys.rules[rule_index(keys, p.path)][1].sparsity > 0]
+    chosen = [p for p in chosen if _is_to_be_pruned(keys, p.path)]
   if not chosen:
     raise ConfigError(f"sparsity={keys.sparsity}: no parameter left to prune, loosen the include and exclude keys")
   return tuple(chosen)
@@ -140,6 +140,15 @@ def rule_index(keys: SparsityKeys, path: str) -> int:
   """Position in `keys.rules` of the rule that a parameter follows: that of the first group that matches its path."""
   rules = keys.rules
   return next(i for i, (pattern, _) in enumerate(rules) if pattern is None or re.search(pattern, path))
+
+
+def _is_to_be_pruned(keys: SparsityKeys, path: str) -> bool:
+  """Whether the parameter's rule prunes it. If no rule prunes anything, whether it would with a global sparsity > 0."""
+  index = rule_index(keys, path)
+  if any(rule.sparsity > 0 for _, rule in keys.rules):
+    return keys.rules[index][1].sparsity > 0
+  # A dense run has the same prunable weights as its sparse siblings, whose sizes and costs are compared with its own.
+  return index == len(keys.prune_groups) or keys.prune_groups[index].sparsity != 0
 
 
 def is_linear_kernel(parameter: Parameter) -> bool:

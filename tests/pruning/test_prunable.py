@@ -156,6 +156,13 @@ def test_a_model_without_linear_layers_is_refused(keys):
     select_prunable(parameters(OTHER), SparsityKeys(sparsity=0.5, **keys))
 
 
+def test_a_dense_run_has_the_prunable_weights_of_its_sparse_siblings():
+  groups = [{"match": "mlp", "sparsity": 0.0}, {"match": "logits_dense"}]
+  for keys in ({}, {"prune_groups": groups}, {"prune_exclude": ["mlp"]}):
+    dense, sparse = (select_prunable(parameters(LINEAR + OTHER), SparsityKeys(sparsity=s, **keys)) for s in (0.0, 0.5))
+    assert dense == sparse and dense
+
+
 # --- matrices ---------------------------------------------------------------------------------------------------------
 
 
