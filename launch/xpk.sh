@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs xpk, with which `maxtext-sparse launch xpk` and `sweep submit` reach a cluster: bash launch/xpk.sh [FOLDER]
+# Installs xpk, through which `maxtext-sparse launch xpk` and `sweep submit` reach a cluster: bash launch/xpk.sh [FOLDER]
 #
-# In an environment of its own, .venv-xpk of this checkout by default: beside MaxText it would downgrade protobuf, pyyaml
-# and others. Submitting for real also needs gcloud, its gke-gcloud-auth-plugin and kubectl, logged in; a --dry-run none.
+# xpk gets an environment of its own, by default .venv-xpk of this checkout. Installed beside MaxText, it would downgrade
+# protobuf, pyyaml and others. To submit for real you also need gcloud, its gke-gcloud-auth-plugin and kubectl, and you
+# must be logged in. A --dry-run needs none of them.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="$(realpath -m "${1:-$repository/.venv-xpk}")"
@@ -10,5 +11,5 @@ cd "$repository"
 
 python3.12 -m venv "$folder"
 "$folder/bin/pip" install --quiet -c launch/constraints/xpk.txt xpk==1.16.0
-echo "xpk is installed; name it in this shell with:"
+echo "xpk is installed. Tell this shell where it is:"
 echo "  export XPK=$folder/bin/xpk"

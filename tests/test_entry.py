@@ -1,0 +1,49 @@
+"""What MaxText is given in place of the arguments: one config file that it reads as it is meant."""
+
+import pytest
+
+from maxtext_sparse.config_files import read_config, stock_file
+from maxtext_sparse.entry import merged_configs
+from maxtext_sparse.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+
+  def write(name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return name
+
+  return write
+
+
+def test_one_whole_file_is_passed_on_as_it_is(write):
+  name = write("run.yml", "base_config: base.yml\nsteps: 3\n")
+  with merged_configs(["sparsity=0.5", name]) as given:
+    assert given == [name, "sparsity=0.5"]
+
+
+@pytest.mark.parametrize("name, text", [("run.yml", "steps: 3\n"), ("run.yaml", "base_config: base.yml\nsteps: 3\n")])
+def test_one_file_that_maxtext_would_misread_is_written_anew_as_two_are(write, name, text):
+  """MaxText takes run.yml for the whole config, without base.yml below it, and does not see run.yaml at all."""
+  with merged_configs([write(name, text), "sparsity=0.5"]) as (path, *others):
+    assert path.endswith(".yml") and others == ["sparsity=0.5"]
+    assert read_config(path) == {"base_config": "base.yml", "steps": 3}
+
+
+def test_maxtexts_own_file_is_found_by_its_name(write):
+  for name in ("base.yml", "src/maxtext/configs/base.yml"):
+    with merged_configs([name]) as given:
+      assert given == [stock_file("base.yml")]
+
+
+def test_options_of_other_entry_points_keep_their_place_and_their_values(write):
+  name = write("run.yml", "base_config: base.yml\n")
+  with merged_configs([name, "--format", "hf", "steps=3", "-v"]) as given:
+    assert given == [name, "--format", "hf", "steps=3", "-v"]
+
+
+def test_a_bad_argument_is_refused_before_anything_is_written(write):
+  with pytest.raises(ConfigError, match="steps=4: steps=3 is given too"), merged_configs(["steps=3", "steps=4"]):
+    pytest.fail("the block must not run")
