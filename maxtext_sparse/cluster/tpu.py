@@ -16,7 +16,7 @@ _LONGEST_SIDE = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class TpuFamily:
   """One TPU generation.
 
   Attributes:
@@ -43,12 +43,12 @@ class Family:
 
 
 FAMILIES = {
-  "v4": Family("tpu-v4-podslice", 2, _BELOW_A_CUBE, max_cubes=64, is_ordered=False),
-  "v5litepod": Family("tpu-v5-lite-podslice", 1, _FLAT),
-  "v5p": Family("tpu-v5p-slice", 2, _BELOW_A_CUBE, max_cubes=140),
-  "v6e": Family("tpu-v6e-slice", 1, ("1x1", "2x2", *_FLAT)),
-  "tpu7": Family("tpu7", 2, ("1x1x1", *_BELOW_A_CUBE), max_cubes=4),
-  "tpu7x": Family("tpu7x", 2, ("1x1x1", *_BELOW_A_CUBE), max_cubes=144),
+  "v4": TpuFamily("tpu-v4-podslice", 2, _BELOW_A_CUBE, max_cubes=64, is_ordered=False),
+  "v5litepod": TpuFamily("tpu-v5-lite-podslice", 1, _FLAT),
+  "v5p": TpuFamily("tpu-v5p-slice", 2, _BELOW_A_CUBE, max_cubes=140),
+  "v6e": TpuFamily("tpu-v6e-slice", 1, ("1x1", "2x2", *_FLAT)),
+  "tpu7": TpuFamily("tpu7", 2, ("1x1x1", *_BELOW_A_CUBE), max_cubes=4),
+  "tpu7x": TpuFamily("tpu7x", 2, ("1x1x1", *_BELOW_A_CUBE), max_cubes=144),
 }
 
 # The names that MaxText, Google Cloud and people use instead.
@@ -78,7 +78,7 @@ def check_tpu_type(tpu_type: str) -> None:
     raise ConfigError(f"--tpu-type={tpu_type}: xpk has no such type, did you mean {nearest_type(tpu_type)}?")
 
 
-def family_of(tpu_type: str) -> Family:
+def family_of(tpu_type: str) -> TpuFamily:
   """Returns the generation of a valid type."""
   return FAMILIES[tpu_type.partition("-")[0]]
 

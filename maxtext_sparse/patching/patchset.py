@@ -1,4 +1,6 @@
-"""Reads the patch files and applies their hunks in memory. A patch fits exactly or not at all, without fuzz or offsets.
+"""Unified diffs: reads the patch files, applies their hunks in memory, and writes the diff of a change.
+
+A patch fits exactly or not at all, without fuzz or offsets.
 
 A patch file begins with a header that `git apply` skips. The header has one line `path before after` per file, where
 `before` and `after` are SHA-256 digests, or `-` if the file does not exist. A line `---` and a unified diff follow.
@@ -6,6 +8,7 @@ A patch file begins with a header that `git apply` skips. The header has one lin
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import difflib
 import functools
 import hashlib
 from pathlib import Path
@@ -14,6 +17,7 @@ import re
 _HEADER_LINE = re.compile(r"^  (src/maxtext/\S+) ([0-9a-f]{64}|-) ([0-9a-f]{64}|-)$")
 _HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _ABSENT = "-"
+_NO_NEWLINE = "\n\\ No newline at end of file\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,26 @@ def parse(path: Path) -> Patch:
   return Patch(path.stem.removeprefix("maxtext-"), files, text)
 
 
+def unified_diff(path: str, before: bytes | None, after: bytes | None) -> str:
+  """Returns the diff of one file, '' if nothing changes. None stands for a file that does not exist.
+
+  Args:
+    path: path of the file in the diff, without the leading `a/` and `b/`.
+    before: content of the file now.
+    after: its content after the change.
+  """
+  if before == after:
+    return ""
+  lines = difflib.unified_diff(
+    _lines(before),
+    _lines(after),
+    "/dev/null" if before is None else f"a/{path}",
+    "/dev/null" if after is None else f"b/{path}",
+  )
+  mode = "new file mode 100644\n" if before is None else "deleted file mode 100644\n" if after is None else ""
+  return f"diff --git a/{path} b/{path}\n{mode}" + "".join(_ended(lines))
+
+
 def _hunks_by_file(diff: str) -> dict[str, list[tuple[int, int, tuple[str, ...]]]]:
   files: dict[str, list[tuple[int, int, tuple[str, ...]]]] = {}
   for section in re.split(r"^diff --git .*\n", diff, flags=re.MULTILINE)[1:]:
@@ -111,7 +135,15 @@ def _hunk(lines: Sequence[str]) -> tuple[int, int, tuple[str, ...]]:
 
 
 def _lines(content: bytes | None) -> list[str]:
-  return content.decode().splitlines(keepends=True) if content else []
+  """Splits a file at line feeds only, as git does. `splitlines` would also split at a form feed."""
+  *whole, last = (content or b"").decode().split("\n")
+  return [*(line + "\n" for line in whole), *([last] if last else [])]
+
+
+def _ended(lines: Iterator[str]) -> Iterator[str]:
+  """Marks a last line without a line feed as git does."""
+  for line in lines:
+    yield line if line.endswith("\n") else line + _NO_NEWLINE
 
 
 def _patches_folder() -> Path:

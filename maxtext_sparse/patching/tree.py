@@ -9,8 +9,7 @@ import shutil
 from typing import Literal
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.patching.diff import unified_diff
-from maxtext_sparse.patching.patchset import all_patches, digest, Patch
+from maxtext_sparse.patching.patchset import all_patches, digest, Patch, unified_diff
 
 APPLIED, NOT_APPLIED, PARTLY, FOREIGN = "applied", "not applied", "partly", "foreign"
 Verb = Literal["apply", "revert"]
