@@ -94,7 +94,7 @@ def _devices() -> str:
   }
   counts = {kind: sum(len(glob.glob(pattern)) for pattern in patterns) for kind, patterns in kinds.items()}
   found = [f"{count} x {kind}" for kind, count in counts.items() if count]
-  return ", ".join(found) or "no accelerator, CPU only"
+  return ", ".join(found) or "CPU only"
 
 
 def _hints(report: dict[str, Any]) -> Iterator[str]:
