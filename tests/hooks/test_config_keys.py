@@ -128,8 +128,8 @@ def test_base_yml_is_maxtexts_own_where_there_is_none_here(tmp_path, monkeypatch
     with merged_configs([name, "steps=3"]) as merged:
       assert merged == [stock_base_yml(), "steps=3"]
   (tmp_path / "base.yml").write_text("steps: 1\n")
-  with merged_configs(["base.yml"]) as merged:
-    assert merged == ["base.yml"]
+  with merged_configs(["base.yml"]) as (path,):
+    assert Path(path).read_text().splitlines() == ["steps: 1", "base_config: base.yml"]
 
 
 def stock_base_yml() -> str:

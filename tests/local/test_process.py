@@ -71,7 +71,7 @@ def test_a_child_that_failed_says_why_and_earlier_attempts_do_not(tmp_path):
       while process.wait(1.0) is None:
         pass
     assert process.poll() == 2
-    assert process.why_failed().startswith(f"{name}: cannot read this config file")
+    assert process.why_failed().startswith(f"{name}: no such config file")
   with TrainingProcess(["first.yml"], str(log), environment) as process:
     pass
   assert process.why_failed() == "killed by signal 15"
