@@ -234,9 +234,20 @@ def keys_of(config: Any) -> SparsityKeys:
 
 
 def run_steps(raw: Mapping[str, Any]) -> int:
-  """T, the length of the run; MaxText falls back to the learning-rate schedule's length where `steps` is -1."""
-  steps = int(raw.get("steps", -1))
-  return steps if steps != -1 else int(raw.get("learning_rate_schedule_steps", -1))
+  """T, the length of the run. MaxText falls back to the learning-rate schedule's length if `steps` is -1.
+
+  Raises:
+    ConfigError: the length is not a whole number.
+  """
+  for name in ("steps", "learning_rate_schedule_steps"):
+    value = raw.get(name, -1)
+    try:
+      steps = int(value)
+    except (OverflowError, TypeError, ValueError):
+      raise ConfigError(f"{name}={value}: must be a whole number") from None
+    if steps != -1:
+      return steps
+  return -1
 
 
 def _one_line(error: pydantic.ValidationError) -> str:

@@ -343,3 +343,9 @@ def test_keys_of_reads_a_maxtext_config_object():
 )
 def test_the_length_of_a_run_falls_back_to_the_learning_rate_schedule(raw, steps):
   assert run_steps(raw) == steps
+
+
+@pytest.mark.parametrize("value", ["ten", None, float("inf"), [1]])
+def test_a_length_that_is_no_whole_number_is_refused_by_name(value):
+  with pytest.raises(ConfigError, match=r"^steps=.*: must be a whole number$"):
+    run_steps({"steps": value})
