@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
 import os
+import tempfile
 from typing import Any
 
 from maxtext_sparse.config import KEYS
@@ -65,7 +66,11 @@ def plan_members(spec: Spec, folder: str) -> list[Member]:
   Raises:
     ConfigError: a run cannot be trained; the message names it.
   """
-  resolver = Resolver(spec.devices)
+  with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as scratch:
+    return list(_members(spec, folder, Resolver(spec.devices, scratch)).values())
+
+
+def _members(spec: Spec, folder: str, resolver: Resolver) -> dict[str, Member]:
   members: dict[str, Member] = {}
   for point in expand(spec, folder):
     name = "-".join([spec.name, *filter(None, point.labels.values())])
@@ -80,7 +85,7 @@ def plan_members(spec: Spec, folder: str) -> list[Member]:
     members[name] = Member(name, point.labels, point.axes, run)
     # Two sparse runs may have the same dense neighbour, which then is one run.
     members |= {twin.name: twin for twin in _name_twins(spec, point, twins)}
-  return list(members.values())
+  return members
 
 
 def _name_twins(spec: Spec, point: Point, twins: Iterable[Resolved]) -> Iterable[Member]:

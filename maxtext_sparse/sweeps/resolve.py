@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import tempfile
 from typing import Any
 
 from maxtext_sparse.arguments import refuse_unknown_keys
@@ -69,11 +68,15 @@ class Resolved:
 class Resolver:
   """Resolves the points of one sweep. Points that differ only in their schedule share one model, which is built once."""
 
-  def __init__(self, devices: int):
-    """Makes a resolver for runs on `devices` chips."""
+  def __init__(self, devices: int, scratch: str):
+    """Makes a resolver for runs on `devices` chips.
+
+    Args:
+      devices: chips that one run trains on.
+      scratch: a folder for config files, since MaxText reads configs from files only.
+    """
     self._devices = devices
-    # MaxText reads configs from files only.
-    self._folder = tempfile.TemporaryDirectory(prefix="maxtext_sparse_")
+    self._folder = scratch
     self._model_at = functools.cache(lambda path: load_model([path]))
     self._finder_at = functools.cache(lambda path: twin_finder([path], self._model_at(path).flat, devices))
 
@@ -122,7 +125,7 @@ class Resolver:
     Equal keys give the same path, which is what makes points share a model.
     """
     text = config_text({key: value for key, value in config.items() if key not in (*SCHEDULE_KEYS, *BUDGETS, "steps")})
-    path = os.path.join(self._folder.name, hashlib.sha256(text.encode()).hexdigest()[:16] + ".yml")
+    path = os.path.join(self._folder, hashlib.sha256(text.encode()).hexdigest()[:16] + ".yml")
     with open(path, "w", encoding="utf-8") as file:
       file.write(text)
     return path
