@@ -676,7 +676,7 @@ static struct {
   int cpus[MAX_THREADS];          // wanted, -1 for any
   atomic_int ran_on[MAX_THREADS]; // seen in the last job, -1 for none
   void *scratch[MAX_THREADS];     // a row's values with room for reading past them
-  size_t scratch_bytes;
+  size_t scratch_bytes[MAX_THREADS];
   void *room;                     // the prepared vectors
   size_t room_bytes;
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER,
@@ -841,15 +841,15 @@ static int start_workers(int num_threads) {
   return pool.num_threads;
 }
 
-// Returns 0, or -1 if there is no memory for a row's values a thread.
+// Gives each thread room for a row's values. Returns 0, or -1 without memory.
 static int reserve_scratch(size_t bytes) {
-  for (int i = 0; i < pool.num_threads; i++)
-    if (bytes > pool.scratch_bytes || !pool.scratch[i]) {
-      free(pool.scratch[i]);
-      pool.scratch[i] = calloc(1, bytes > pool.scratch_bytes ? bytes : pool.scratch_bytes);
-      if (!pool.scratch[i]) return -1;
-    }
-  if (bytes > pool.scratch_bytes) pool.scratch_bytes = bytes;
+  for (int i = 0; i < pool.num_threads; i++) {
+    if (bytes <= pool.scratch_bytes[i]) continue;
+    free(pool.scratch[i]);
+    pool.scratch[i] = calloc(1, bytes);
+    pool.scratch_bytes[i] = pool.scratch[i] ? bytes : 0;
+    if (!pool.scratch[i]) return -1;
+  }
   return 0;
 }
 

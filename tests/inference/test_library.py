@@ -119,15 +119,18 @@ def test_a_wheel_has_the_kernels_if_a_compiler_is_there(tmp_path, compiler, has_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler, runner", [("cc", []), ("aarch64-linux-gnu-gcc", ["qemu-aarch64"])])
-def test_every_instruction_set_agrees_with_the_portable_loops(tmp_path, compiler, runner):
+@pytest.mark.parametrize(
+  "compiler, flag, runner",
+  [("cc", "-fsanitize=address,undefined", []), ("aarch64-linux-gnu-gcc", "-static", ["qemu-aarch64"])],
+)
+def test_every_instruction_set_agrees_with_the_portable_loops(tmp_path, compiler, flag, runner):
   """The second case emulates an ARM processor; Debian's gcc-aarch64-linux-gnu and qemu-user bring what it needs."""
   missing = [tool for tool in (compiler, *runner) if not shutil.which(tool)]
   if missing:
     pytest.skip(f"{missing[0]} is not installed")
   program = tmp_path / "compare"
   source = Path(__file__).with_name("compare_isas.c")
-  flags = ["-O2", "-std=gnu11", "-static", "-pthread", f"-I{library.SOURCE.parent}"]
+  flags = ["-O2", "-std=gnu11", flag, "-pthread", f"-I{library.SOURCE.parent}"]
   subprocess.run([compiler, *flags, source, "-o", program, "-lm"], check=True)
   done = subprocess.run([*runner, program], capture_output=True, text=True, timeout=600, check=False)
   assert done.returncode == 0 and "products agree" in done.stdout, done.stdout + done.stderr
