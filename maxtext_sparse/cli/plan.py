@@ -128,9 +128,9 @@ def plan(
     from maxtext_sparse.plan.request import RunOptions
 
     check_arguments([*(arguments or []), *given])
-    budget = RunOptions.parse(steps=steps, tokens=tokens, flops=flops, batch=batch, prunable=prunable, num_chips=chips)
+    options = RunOptions.parse(steps=steps, tokens=tokens, flops=flops, batch=batch, prunable=prunable, num_chips=chips)
     command = _print_twins if twin else _print_plan
-    command([*(arguments or []), *given], budget, plot, as_json)
+    command([*(arguments or []), *given], options, plot, as_json)
 
 
 def params(arguments: RunArguments = None, as_json: Json = False) -> None:
@@ -190,28 +190,28 @@ def preflight(
     raise typer.Exit(1)
 
 
-def _print_plan(arguments: list[str], budget: Any, plot: str | None, as_json: bool) -> None:
+def _print_plan(arguments: list[str], options: Any, plot: str | None, as_json: bool) -> None:
   from maxtext_sparse.plan.request import plan_run
 
-  planned = plan_run(arguments, budget)
+  planned = plan_run(arguments, options)
   if plot:
     from maxtext_sparse.plots.plan import save_figure
 
-    save_figure(planned.report, plot)
+    save_figure(planned.plan, plot)
   if as_json:
     print_json(planned.to_dict())
     return
-  from maxtext_sparse.plan.text import print_report
+  from maxtext_sparse.plan.text import print_plan
 
-  print_report(planned.report, console(), planned.notes)
+  print_plan(planned.plan, console(), planned.notes)
 
 
-def _print_twins(arguments: list[str], budget: Any, plot: str | None, as_json: bool) -> None:
+def _print_twins(arguments: list[str], options: Any, plot: str | None, as_json: bool) -> None:
   from maxtext_sparse.plan.request import plan_twins
 
   if plot:
     raise ConfigError(f"--plot={plot}: draws one run, leave out --twin")
-  found = plan_twins(arguments, budget)
+  found = plan_twins(arguments, options)
   if as_json:
     print_json(found.to_dict())
     return

@@ -1,4 +1,11 @@
 """Scaling laws of sparse and dense runs: fit, compare, predict, recommend (paper section 5 and appendix A).
 
-The analysis side: it may import the core (`config`, `schedule`), never the other way round. Needs the `analysis` extra.
+This is the analysis side. It imports the core (`config`, `schedule`), and the core never imports it. It needs the
+`analysis` extra, and neither jax nor MaxText.
 """
+
+import numpy as np
+import numpy.typing as npt
+
+# Every array of the laws holds float64: the fits go to rounding level, which float32 reaches too early.
+Array = npt.NDArray[np.float64]

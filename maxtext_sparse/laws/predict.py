@@ -1,4 +1,4 @@
-"""Loss of runs that have not been made, with intervals and a word on extrapolation."""
+"""Predicts the loss of runs that have not been made, with intervals, and says where it extrapolates."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -8,30 +8,32 @@ import numpy as np
 import pandas as pd
 
 from maxtext_sparse.config import parse_keys, run_steps, SparsityKeys
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, did_you_mean
+from maxtext_sparse.laws import Array
 from maxtext_sparse.laws.fit import Fit
 from maxtext_sparse.laws.shapes import shape_of_config
 from maxtext_sparse.laws.uncertainty import Bootstrap, interval
+from maxtext_sparse.plan.cost import tokens_per_step, training_flops
 from maxtext_sparse.schedule import average_density_limit, build_schedule, mean_density_while_pruning
 
-# Keys whose value means something for a run of unknown length and unknown matrices.
+# Keys that say something about a run whose length and matrices are not known.
 _SCHEDULE_KEYS = ("pruning_schedule", "pruning_method", "gmp_fraction_of", "gmp_dense_fraction", "gmp_prune_fraction")
 # Keys that decide which weights are prunable.
 _PATTERN_KEYS = ("do_not_prune_kw", "prune_include", "prune_exclude")
 
-# Outside the fitted range by less than this share is not called extrapolation.
+# A value outside the fitted range by less than this share is not called an extrapolation.
 _SLACK = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-  """One run to predict; counts are of prunable weights.
+class Candidate:
+  """A run that might be made. Counts are of prunable weights.
 
   Attributes:
-    dense_params: before pruning.
-    sparsity: S at the end.
-    average_density: mean density over the run.
-    tokens: D.
+    dense_params: weights before pruning.
+    sparsity: S, the share of them that is removed in the end.
+    average_density: mean density over the steps.
+    tokens: D, training tokens.
   """
 
   dense_params: float
@@ -49,24 +51,24 @@ class Point:
 
   @property
   def effective_flops(self) -> float:
-    """6 N_avg D: what the active weights need (paper section 3)."""
-    return 6.0 * self.average_params * self.tokens
+    """6 N_avg D, what the active weights cost (paper section 3)."""
+    return training_flops(self.average_params, self.tokens)
 
   @property
   def hardware_flops(self) -> float:
-    """6 N_dense D: what hardware without unstructured sparsity spends."""
-    return 6.0 * self.dense_params * self.tokens
+    """6 N_dense D, what hardware without unstructured sparsity spends."""
+    return training_flops(self.dense_params, self.tokens)
 
-  def to_json(self) -> dict[str, float]:
+  def to_dict(self) -> dict[str, float]:
     names = ("dense_params", "sparsity", "average_params", "final_params", "tokens", "effective_flops", "hardware_flops")
     return {name: float(getattr(self, name)) for name in names}
 
 
 def average_density(keys: SparsityKeys, steps: int | None = None) -> float:
-  """Mean density over a run of the given keys: exact for a number of steps, else in the continuous limit.
+  """Mean density over the steps of a run: exact if their number is given, otherwise in the continuous limit.
 
   Raises:
-    ConfigError: explicit start and end steps, but no number of steps.
+    ConfigError: the keys give explicit start and end steps, which mean nothing without a number of steps.
   """
   if steps is not None:
     return build_schedule(keys, steps).average_density() if keys.is_active else 1.0
@@ -80,14 +82,16 @@ def average_density(keys: SparsityKeys, steps: int | None = None) -> float:
   return keys.gmp_dense_fraction + share * pruning + recovery * (1.0 - keys.sparsity)
 
 
-def point(dense_params: float, sparsity: float, tokens: float, schedule: Mapping[str, Any] | None = None) -> Point:
-  """A run by its size.
+def candidate(
+  dense_params: float, sparsity: float, tokens: float, schedule: Mapping[str, Any] | None = None
+) -> Candidate:
+  """A run of a given size.
 
   Args:
     dense_params: prunable weights before pruning.
     sparsity: S.
     tokens: D.
-    schedule: sparsity keys other than the defaults (geometric, 25 % of the compute dense, 50 % pruning).
+    schedule: sparsity keys that differ from the defaults (geometric, 25 % of the compute dense, 50 % pruning).
 
   Raises:
     ConfigError: a value out of range.
@@ -99,14 +103,14 @@ def point(dense_params: float, sparsity: float, tokens: float, schedule: Mapping
     if not (np.isfinite(value) and value > 0):
       raise ConfigError(f"{option}={value:g}: must be a positive number")
   keys = parse_keys({**(schedule or {}), "sparsity": sparsity})
-  return Point(dense_params, sparsity, average_density(keys), tokens)
+  return Candidate(dense_params, sparsity, average_density(keys), tokens)
 
 
 def parse_schedule(arguments: Iterable[str]) -> dict[str, str]:
-  """Sparsity keys of the schedule, given as `key=value`.
+  """Reads sparsity keys of the schedule, given as `key=value`.
 
   Raises:
-    ConfigError: not of that form, or not a key of the schedule's shape.
+    ConfigError: an argument is not of that form, or not a key of the schedule's shape.
   """
   schedule = {}
   for argument in arguments:
@@ -114,26 +118,27 @@ def parse_schedule(arguments: Iterable[str]) -> dict[str, str]:
     if key == "sparsity":
       raise ConfigError(f"{argument}: give --sparsity {value}")
     if not separator or key not in _SCHEDULE_KEYS:
-      raise ConfigError(f"{argument}: must be key=value with one of the keys {', '.join(_SCHEDULE_KEYS)}")
+      near = did_you_mean(key, _SCHEDULE_KEYS)
+      raise ConfigError(f"{argument}: must be key=value with one of the keys {', '.join(_SCHEDULE_KEYS)}{near}")
     if argument == "pruning_method=hold":
       raise ConfigError(f"{argument}: does not prune, must be global_gradual or one-shot")
     schedule[key] = value
   return schedule
 
 
-def point_of_config(
+def candidate_of_config(
   path: str, tokens: float | None, num_devices: int = 1, overrides: Mapping[str, Any] | None = None
-) -> Point:
+) -> Candidate:
   """The run that a MaxText config file describes.
 
   Args:
-    path: YAML with the shape keys, the sparsity keys and, if `tokens` is None, what the token count follows from.
-    tokens: D, or None for steps x per_device_batch_size x max_target_length x devices.
+    path: YAML with the shape keys, the sparsity keys and, if `tokens` is None, the keys of length and batch.
+    tokens: D, or None for steps x tokens of a step.
     num_devices: devices that train.
     overrides: sparsity keys that win over the file's.
 
   Raises:
-    ConfigError: not a LLaMA-2 shape, patterns that leave matrices dense, or a value out of range.
+    ConfigError: the model has no LLaMA-2 shape, patterns leave matrices dense, or a value is out of range.
   """
   if num_devices < 1:
     raise ConfigError(f"--devices={num_devices}: must be a positive number")
@@ -144,37 +149,46 @@ def point_of_config(
       raise ConfigError(f"{path}: {key}={raw[key]}: changes what is prunable, give --dense-params (see params {path})")
   keys, steps = parse_keys(raw), run_steps(raw)
   if tokens is None:
-    batch, length = raw.get("per_device_batch_size"), raw.get("max_target_length")
-    if steps < 1 or not batch or not length:
+    if steps < 1 or not raw.get("per_device_batch_size") or not raw.get("max_target_length"):
       raise ConfigError(f"{path}: steps, per_device_batch_size or max_target_length is missing, or give --tokens")
-    tokens = steps * batch * length * num_devices
-  return Point(float(shape.prunable), keys.sparsity, average_density(keys, steps if steps > 0 else None), tokens)
+    tokens = steps * _tokens_per_step(path, raw, num_devices)
+  return Candidate(float(shape.prunable), keys.sparsity, average_density(keys, steps if steps > 0 else None), tokens)
 
 
-def as_columns(points: Sequence[Point]) -> dict[str, np.ndarray]:
-  """The columns that laws read, [n] each."""
+def _tokens_per_step(path: str, raw: Mapping[str, Any], num_devices: int) -> int:
+  try:
+    tokens = tokens_per_step(raw, num_devices)
+  except ConfigError as error:
+    raise ConfigError(f"{path}: {error}, give --devices or --tokens") from None
+  if tokens is None:
+    raise ConfigError(f"{path}: enable_rampup_batch_size=True: steps differ in their tokens, give --tokens")
+  return tokens
+
+
+def as_columns(candidates: Sequence[Candidate]) -> dict[str, Array]:
+  """The columns that laws read, each [n]."""
   names = ("dense_params", "average_params", "final_params", "tokens", "sparsity")
-  return {name: np.array([getattr(p, name) for p in points], dtype=np.float64) for name in names}
+  return {name: np.array([getattr(c, name) for c in candidates], dtype=np.float64) for name in names}
 
 
-def predictions(fit: Fit, resamples: Bootstrap, points: Sequence[Point]) -> list[dict[str, Any]]:
-  """One JSON object a point: the run, `loss`, `interval` and `extrapolates`."""
-  columns = as_columns(points)
+def predictions(fit: Fit, resamples: Bootstrap, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+  """One JSON object for each candidate: the run, its `loss`, the loss's `interval`, and `extrapolates`."""
+  columns = as_columns(candidates)
   low, high = interval(resamples.draws(columns))
   return [
-    p.to_json() | {"loss": float(loss), "interval": [float(a), float(b)], "extrapolates": extrapolations(fit, p)}
-    for p, loss, a, b in zip(points, fit.predict(columns), low, high)
+    c.to_dict() | {"loss": float(loss), "interval": [float(a), float(b)], "extrapolates": extrapolations(fit, c)}
+    for c, loss, a, b in zip(candidates, fit.predict(columns), low, high)
   ]
 
 
-def extrapolations(fit: Fit, p: Point) -> list[str]:
-  """In what way a point lies outside the runs that the law was fitted to; empty if it does not."""
-  return list(_outside(fit.runs, p, dict.fromkeys((fit.law.size, "tokens", "sparsity"))))
+def extrapolations(fit: Fit, run: Candidate) -> list[str]:
+  """In what a candidate lies outside the runs that the law was fitted to; empty if it lies inside."""
+  return list(_outside(fit.runs, run, dict.fromkeys((fit.law.size, "tokens", "sparsity"))))
 
 
-def _outside(runs: pd.DataFrame, p: Point, columns: Iterable[str]) -> Iterable[str]:
+def _outside(runs: pd.DataFrame, run: Candidate, columns: Iterable[str]) -> Iterable[str]:
   for column in columns:
-    low, high, value = runs[column].min(), runs[column].max(), getattr(p, column)
+    low, high, value = runs[column].min(), runs[column].max(), getattr(run, column)
     if value > high * (1 + _SLACK) or value < low * (1 - _SLACK):
       times = f", {value / high:.3g} times the largest" if value > high > 0 else ""
       yield f"{column} {value:.4g} is outside the fitted {low:.4g} to {high:.4g}{times}"

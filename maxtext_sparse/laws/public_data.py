@@ -1,7 +1,7 @@
 """Turns the public runs of Frantar et al. (2023, arXiv 2309.08520) into RUNS.csv form.
 
-Their runs prune with a cubic schedule from 25 % to 75 % of the steps, so N_avg = N_dense (1 - 0.625 S): a quarter of the
-steps dense, half at a mean density of 1 - 0.75 S, a quarter at 1 - S. Counts are non-embedding parameters.
+Their runs prune with a cubic schedule from 25 % to 75 % of the steps. A quarter of the steps is dense, half has a mean
+density of 1 - 0.75 S, and a quarter has 1 - S, so N_avg = N_dense (1 - 0.625 S). Counts are non-embedding parameters.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Source:
     read: path -> table as published.
     base_params: non-embedding parameters of the dense model at scale 1.
     columns: the published columns that the conversion needs.
-    tokens: table -> training data seen (T5: tokens, ViT: images).
+    tokens: table -> training data that a run has seen (T5: tokens, ViT: images).
   """
 
   read: Callable[[str], pd.DataFrame]
@@ -58,7 +58,7 @@ def convert(path: str, source: str) -> pd.DataFrame:
     source: `t5` or `vit`.
 
   Raises:
-    ConfigError: unknown source, unreadable file, or a bad row.
+    ConfigError: the source is unknown, the file cannot be read, or a row is bad.
   """
   if source not in SOURCES:
     raise ConfigError(f"--source={source}: must be {' or '.join(SOURCES)}")
@@ -94,5 +94,5 @@ def _runs(published: pd.DataFrame, source: str, form: Source) -> pd.DataFrame:
 
 
 def _average_density(sparsity: float) -> float:
-  """Mean over the steps: 1/4 dense, 1/2 cubic decay, 1/4 at the target; 1 - 0.625 S."""
+  """Mean over the steps, 1 - 0.625 S: a quarter dense, half in cubic decay, a quarter at the target."""
   return 0.25 + 0.5 * mean_density_while_pruning("cubic", sparsity) + 0.25 * (1.0 - sparsity)

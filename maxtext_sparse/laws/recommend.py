@@ -1,4 +1,4 @@
-"""The best run for a training budget and a cap on the deployed model, as a law sees it, beside the dense alternative."""
+"""The best run for a training budget and a cap on the deployed model, as a law sees it, beside the best dense run."""
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
@@ -8,21 +8,25 @@ from typing import Any
 import numpy as np
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.laws import Array
 from maxtext_sparse.laws.fit import Fit
-from maxtext_sparse.laws.predict import as_columns, extrapolations, Point, point, predictions
+from maxtext_sparse.laws.predict import as_columns, Candidate, candidate, extrapolations, predictions
 from maxtext_sparse.laws.shapes import nearest_shape, Shape
 from maxtext_sparse.laws.uncertainty import Bootstrap, interval, LEVEL
+from maxtext_sparse.plan.cost import training_flops
 
 _SPARSITY_STEP = 0.005
-# Sparsities whose best loss is within this of the least, relatively, are equally good; the lowest of them is taken.
+# Sparsities whose best loss is within this of the least one (relatively) are equally good. The lowest is taken.
 _TIE = 1e-6
 # How far beyond the fitted sizes the search goes.
 _SIZE_MARGIN = 100.0
+# Narrows a bracket to 1e-10 of its width.
+_NUM_SECTIONS = 48
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
+class TrainingBudget:
   """What is asked for.
 
   Attributes:
@@ -30,8 +34,8 @@ class Budget:
     max_final_params: cap on the prunable weights of the deployed model; infinite for none.
     max_sparsity: cap on S.
     num_chips: the hidden size of the runnable shape is divisible by it.
-    vocab: its vocabulary.
-    schedule: sparsity keys other than the defaults.
+    vocab: vocabulary of the runnable shape.
+    schedule: sparsity keys that differ from the defaults.
   """
 
   flops: float
@@ -41,7 +45,7 @@ class Budget:
   vocab: int = 32_000
   schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not (self.flops > 0 and math.isfinite(self.flops)):
       raise ConfigError(f"--flops={self.flops:g}: must be a positive number")
     if not self.max_final_params > 0:
@@ -53,45 +57,51 @@ class Budget:
         raise ConfigError(f"{option}={value}: must be a positive number")
 
 
-def best_point(fit: Fit, budget: Budget) -> Point:
+def best_run(fit: Fit, budget: TrainingBudget) -> Candidate:
   """Dense size, sparsity and tokens of least predicted loss within the budget.
 
-  For each sparsity the size is searched by golden section: with D = C / (6 N_avg) the log of every term of a law is
-  linear in ln N, so ln L is convex in it. Where several sparsities are equally good, the lowest one.
+  For each sparsity a golden section searches the size. With D = C / (6 N_avg) the log of every term of a law is linear in
+  ln N, so ln L is convex in ln N and has one minimum. Where several sparsities are equally good, the lowest is taken.
+
+  Raises:
+    ConfigError: the budget or the cap is out of reach of the law.
   """
   sparsity = np.unique(np.append(np.arange(0.0, budget.max_sparsity, _SPARSITY_STEP), budget.max_sparsity))
-  density = np.array([point(1.0, s, 1.0, budget.schedule).average_density for s in sparsity])
-  lowest, largest = _search_range(fit)
+  density = np.array([candidate(1.0, s, 1.0, budget.schedule).average_density for s in sparsity])
+  lowest, largest = search_range(fit)
   highest = np.minimum(largest, budget.max_final_params / (1.0 - sparsity))
   if highest.max() < lowest:
     raise ConfigError(
-      f"--max-final-params={budget.max_final_params:g}: {_SIZE_MARGIN:g} times below the smallest fitted run, "
+      f"--max-final-params={budget.max_final_params:g}: more than {_SIZE_MARGIN:g} times below the smallest fitted run, "
       f"must be at least {lowest * (1 - budget.max_sparsity):.4g}"
     )
-  if budget.flops < 6.0 * lowest:
-    raise ConfigError(f"--flops={budget.flops:g}: less than one token of a run {_SIZE_MARGIN:g} times below the smallest")
+  if budget.flops < training_flops(lowest, 1.0):
+    raise ConfigError(
+      f"--flops={budget.flops:g}: less than one token of a run {_SIZE_MARGIN:g} times below the smallest fitted one, "
+      f"must be at least {training_flops(lowest, 1.0):.3g}"
+    )
 
-  def loss(log_n: np.ndarray) -> np.ndarray:
+  def loss(log_n: Array) -> Array:
     return fit.predict(_columns(np.exp(log_n), sparsity, density, budget.flops))
 
   low = np.full_like(sparsity, math.log(lowest))
-  log_n = _golden_section(loss, low, np.maximum(np.log(highest), low))
+  log_n = golden_section(loss, low, np.maximum(np.log(highest), low))
   losses = np.where(highest >= lowest, loss(log_n), np.inf)
   chosen = int(np.argmax(losses <= losses.min() * (1 + _TIE)))
   return _spend(float(np.exp(log_n[chosen])), float(sparsity[chosen]), budget)
 
 
-def recommend(fit: Fit, resamples: Bootstrap, budget: Budget) -> dict[str, Any]:
+def recommend(fit: Fit, resamples: Bootstrap, budget: TrainingBudget) -> dict[str, Any]:
   """The best run, the nearest runnable shape, the dense run of equal deployed size, and their difference, as JSON.
 
   `runnable` is null where no shape keeps the cap.
   """
-  best = best_point(fit, budget)
+  best = best_run(fit, budget)
   dense = _spend(best.final_params, 0.0, budget)
   shape = _runnable_shape(best, budget)
   runnable = {"runnable": _spend_on(shape, best, budget)} if shape else {}
-  points = {"best": best, **runnable, "dense_alternative": dense}
-  rows: dict[str, Any] = dict(zip(points, predictions(fit, resamples, list(points.values()))))
+  runs = {"best": best, **runnable, "dense_alternative": dense}
+  rows: dict[str, Any] = dict(zip(runs, predictions(fit, resamples, list(runs.values()))))
   if shape:
     rows["runnable"] |= {"shape": shape.maxtext_keys(), "total_params": shape.total}
   return {
@@ -103,76 +113,79 @@ def recommend(fit: Fit, resamples: Bootstrap, budget: Budget) -> dict[str, Any]:
     "runnable": rows.get("runnable"),
     "dense_alternative": rows["dense_alternative"],
     "difference": _difference(fit, resamples, best, dense, budget),
-    "warnings": list(_warnings(fit, budget, points)),
+    "warnings": list(_warnings(fit, budget, runs)),
   }
 
 
-def _warnings(fit: Fit, budget: Budget, points: Mapping[str, Point]) -> Iterator[str]:
-  """Where the answer is not what it seems: extrapolation, the end of the search, no runnable shape."""
-  smallest, largest = _search_range(fit)
-  size = points["best"].dense_params
+def _warnings(fit: Fit, budget: TrainingBudget, runs: Mapping[str, Candidate]) -> Iterator[str]:
+  """What limits the answer: extrapolation, the end of the search, no runnable shape."""
+  smallest, largest = search_range(fit)
+  size = runs["best"].dense_params
   for bound, fitted in ((smallest, "below the smallest"), (largest, "above the largest")):
     if math.isclose(size, bound, rel_tol=1e-3):
-      yield f"search: ends at dense_params {bound:.4g}, {_SIZE_MARGIN:g} times {fitted} fitted run; the best is beyond"
-  if "runnable" not in points:
+      yield f"search: ends at dense_params {bound:.4g}, {_SIZE_MARGIN:g} times {fitted} fitted run; the best lies beyond"
+  if "runnable" not in runs:
     yield (
       f"runnable: no shape of {budget.vocab} words in the vocabulary and --chips {budget.num_chips} keeps "
       f"--max-final-params {budget.max_final_params:g}, give --vocab-size or fewer chips"
     )
   rows: dict[str, list[str]] = {}
-  for name, run in points.items():
+  for name, run in runs.items():
     for text in extrapolations(fit, run):
       rows.setdefault(text, []).append(name.replace("_", " "))
   yield from (f"extrapolation: {', '.join(names)}: {text}" for text, names in rows.items())
 
 
-def _search_range(fit: Fit) -> tuple[float, float]:
-  """Dense sizes between which the best is looked for."""
+def search_range(fit: Fit) -> tuple[float, float]:
+  """The dense sizes between which the best one is searched."""
   sizes = fit.runs["dense_params"]
   return sizes.min() / _SIZE_MARGIN, sizes.max() * _SIZE_MARGIN
 
 
-def _columns(dense: np.ndarray, sparsity: np.ndarray, density: np.ndarray, flops: float) -> dict[str, np.ndarray]:
-  """Columns that laws read [n], with D = C / (6 N_avg)."""
+def _columns(dense: Array, sparsity: Array, density: Array, flops: float) -> dict[str, Any]:
+  """The columns that laws read, each [n], with D = C / (6 N_avg)."""
   average = dense * density
   return {
     "dense_params": dense,
     "average_params": average,
     "final_params": dense * (1.0 - sparsity),
     "sparsity": sparsity,
-    "tokens": flops / (6.0 * average),
+    "tokens": flops / (training_flops(1.0, 1.0) * average),
   }
 
 
-def _golden_section(function: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
-  """Minimiser of a unimodal function in each of n brackets [low, high], [n]."""
-  for _ in range(80):
+def golden_section(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
+  """The minimum [n] of a function with one minimum in each of n brackets [low, high]."""
+  for _ in range(_NUM_SECTIONS):
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     goes_left = function(left) <= function(right)
     low, high = np.where(goes_left, low, left), np.where(goes_left, right, high)
   return 0.5 * (low + high)
 
 
-def _spend(dense_params: float, sparsity: float, budget: Budget) -> Point:
+def _spend(dense_params: float, sparsity: float, budget: TrainingBudget) -> Candidate:
   """The run of this size that uses the whole budget."""
-  unit = point(dense_params, sparsity, 1.0, budget.schedule)
+  unit = candidate(dense_params, sparsity, 1.0, budget.schedule)
   return dataclasses.replace(unit, tokens=budget.flops / unit.effective_flops)
 
 
-def _runnable_shape(best: Point, budget: Budget) -> Shape | None:
+def _runnable_shape(best: Candidate, budget: TrainingBudget) -> Shape | None:
+  """The LLaMA-2 shape nearest to the best size that some allowed sparsity brings below the cap."""
   at_most = budget.max_final_params / (1.0 - budget.max_sparsity)
   return nearest_shape(best.dense_params, budget.num_chips, at_most, budget.vocab)
 
 
-def _spend_on(shape: Shape, best: Point, budget: Budget) -> Point:
-  """The run of a shape, with the sparsity raised to three digits where it would exceed the cap."""
+def _spend_on(shape: Shape, best: Candidate, budget: TrainingBudget) -> Candidate:
+  """The run of a shape. Where its final size would exceed the cap, the sparsity is raised, rounded up to 3 digits."""
   needed = 1.0 - budget.max_final_params / shape.prunable
   sparsity = max(best.sparsity, math.ceil(1000 * needed) / 1000 if needed > 0 else 0.0)
   return _spend(shape.prunable, min(sparsity, budget.max_sparsity), budget)
 
 
-def _difference(fit: Fit, resamples: Bootstrap, best: Point, dense: Point, budget: Budget) -> dict[str, Any]:
-  """Loss of the dense alternative minus that of the best run; each resample predicts both, with scatter."""
+def _difference(
+  fit: Fit, resamples: Bootstrap, best: Candidate, dense: Candidate, budget: TrainingBudget
+) -> dict[str, Any]:
+  """Loss of the dense alternative minus that of the best run. Each resample predicts both, with scatter."""
   columns = as_columns([best, dense])
   loss, draws = fit.predict(columns), resamples.draws(columns)
   gap = draws[:, 1] - draws[:, 0]

@@ -1,8 +1,14 @@
 """RUNS.csv: one row for each finished run, read and checked.
 
-Columns: `run` (name), `sparsity` (S, final share of prunable weights removed), `dense_params`, `average_params`,
-`final_params` (prunable weights at the start, on average over the run, at the end), `tokens` (D), `loss` (final eval
-loss, nats per token). Further columns are kept.
+Columns:
+  run: name.
+  sparsity: S, the share of the prunable weights that is removed in the end.
+  dense_params, average_params, final_params: prunable weights at the start, on average over the steps, and at the end.
+  tokens: D, training tokens.
+  loss: final evaluation loss, nats per token.
+
+Optional columns: `weight` (how much the run counts in a fit, 1 by default) and `bits` (precision of the weights, for the
+multiplier laws). Further columns are kept.
 """
 
 import io
@@ -13,19 +19,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, did_you_mean
+from maxtext_sparse.laws import Array
 from maxtext_sparse.runs.columns import COLUMNS, COUNTS
 
-# Relative slack of final <= average <= dense and final >= dense (1 - S): rounded tables pass, mixed units do not.
+# Columns that a fit uses where the table has them.
+_OPTIONAL = ("weight", "bits")
+
+# Relative slack of final <= average <= dense and final >= dense (1 - S). Rounded tables pass, mixed units do not.
 _SLACK = 0.01
-# No study spans more than this between its median run and any other; thousands and millions in one column do.
+# In no study is a run this many times the median run. In a column that mixes thousands and millions, one is.
 _MIXED_UNITS = 1e4
-# No run is smaller or shorter; counts in millions are.
+# No run is smaller or shorter. A count that was written in millions is.
 _LEAST_COUNT = 1000
 
 
-def read_runs(path: str) -> pd.DataFrame:
-  """Reads and checks a runs table; the columns that `COLUMNS` names come out as floats, but for `run`.
+def read_runs(path: str, loss_column: str = "loss") -> pd.DataFrame:
+  """Reads and checks a runs table. Its numeric columns come out as floats.
+
+  Args:
+    path: CSV file.
+    loss_column: the column that becomes `loss`, for runs with several evaluations.
 
   Raises:
     ConfigError: the file cannot be read, or the first problem found, with its row.
@@ -38,18 +52,18 @@ def read_runs(path: str) -> pd.DataFrame:
     frame = pd.read_csv(io.StringIO(text), skipinitialspace=True)
   except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
     raise ConfigError(f"{path}: not a readable CSV file ({_first_line(error)})") from error
-  return check_runs(frame, os.path.basename(path))
+  return check_runs(_with_loss(frame, loss_column, path), os.path.basename(path))
 
 
 def check_runs(frame: pd.DataFrame, name: str = "runs") -> pd.DataFrame:
-  """The table with numeric columns converted, after every check.
+  """The table with its numeric columns converted, after every check.
 
   Args:
     frame: columns as in `COLUMNS`, and any others.
     name: what messages call the table.
 
   Raises:
-    ConfigError: naming row, column and value.
+    ConfigError: the first problem found, with row, column and value.
   """
   missing = [column for column in COLUMNS if column not in frame.columns]
   if missing:
@@ -59,26 +73,35 @@ def check_runs(frame: pd.DataFrame, name: str = "runs") -> pd.DataFrame:
   if frame.empty:
     raise ConfigError(f"{name}: has no rows")
   frame = frame.reset_index(drop=True).assign(run=frame["run"].astype(str).to_numpy())
-  for column in COLUMNS[1:]:
+  for column in (*COLUMNS[1:], *(column for column in _OPTIONAL if column in frame)):
     frame[column] = _numbers(frame, column, name)
   _check_sparsity(frame, name)
   _check_units(frame, name)
   return frame
 
 
+def _with_loss(frame: pd.DataFrame, column: str, path: str) -> pd.DataFrame:
+  if column == "loss":
+    return frame
+  if column not in frame.columns:
+    near = did_you_mean(column, map(str, frame.columns))
+    raise ConfigError(f"--loss-column={column}: {path} has no such column{near}")
+  return frame.assign(loss=frame[column])
+
+
 def row_label(frame: pd.DataFrame, row: int, name: str) -> str:
-  """Where a problem is: rows count from 1 after the header line."""
+  """Where a problem is. Rows count from 1 after the header line."""
   return f"{name}, row {row + 1} (run {frame['run'].iloc[row]})"
 
 
-def _numbers(frame: pd.DataFrame, column: str, name: str) -> np.ndarray:
+def _numbers(frame: pd.DataFrame, column: str, name: str) -> Array:
   values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
   is_bad = ~np.isfinite(values) | ((values < 0) if column == "sparsity" else (values <= 0))
   if is_bad.any():
     row = int(np.argmax(is_bad))
     expected = "a number in [0, 1)" if column == "sparsity" else "a positive number"
     raise ConfigError(f"{row_label(frame, row, name)}: {column}={_shown(frame[column].iloc[row])}: must be {expected}")
-  return values
+  return np.asarray(values)
 
 
 def _check_sparsity(frame: pd.DataFrame, name: str) -> None:
@@ -91,7 +114,7 @@ def _check_sparsity(frame: pd.DataFrame, name: str) -> None:
 
 
 def _check_units(frame: pd.DataFrame, name: str) -> None:
-  """Counts in one row must agree with each other and with the sparsity, counts in one column with the other rows."""
+  """Checks that the counts of a row agree with each other and its sparsity, and those of a column with each other."""
   for column in COUNTS:
     _check_one_unit(frame, column, name)
   dense, average, final = (frame[column].to_numpy() for column in COUNTS[:3])

@@ -1,4 +1,4 @@
-"""LLaMA-2 shapes: their parameter counts, the paper's suite, and the shape nearest to a wanted count."""
+"""LLaMA-2 shapes: their parameter counts, the paper's suite, and the shape that is nearest to a wanted count."""
 
 from collections.abc import Iterator, Mapping
 import dataclasses
@@ -10,7 +10,7 @@ from maxtext_sparse.errors import ConfigError
 
 _VOCAB = 32_000
 _MLP_RATIO = 4
-# A shape whose size is off by less than this share is close.
+# A shape is close to the wanted size if it is off by less than this share.
 _CLOSE = 0.05
 
 
@@ -44,10 +44,11 @@ class Shape:
 
   @property
   def total(self) -> int:
-    """All parameters: embedding and norms (two a block, one at the end) on top."""
+    """All parameters: the prunable ones, the embedding, and the norms (two in each block and one at the end)."""
     return self.prunable + self.emb * self.vocab + (2 * self.layers + 1) * self.emb
 
   def maxtext_keys(self) -> dict[str, int]:
+    """The shape as keys of a MaxText config."""
     return {
       "base_num_decoder_layers": self.layers,
       "base_emb_dim": self.emb,
@@ -71,15 +72,18 @@ SUITE = {
 def nearest_shape(
   num_prunable: float, num_chips: int = 1, at_most: float = math.inf, vocab: int = _VOCAB
 ) -> Shape | None:
-  """A runnable shape near the wanted prunable count, and not above `at_most`; None where there is none.
+  """A runnable shape near the wanted prunable count that does not exceed `at_most`; None where there is none.
 
-  Made as the paper makes its dense twins: depth and heads of a model of the suite, with another hidden size (and a
-  feed-forward layer 4 times as wide). The hidden size is divisible by the number of heads, into heads of even size as
-  rotary embeddings need, and by the number of chips. The model nearest in size is taken if that comes close, else
-  whichever comes closest.
+  The shape is made as the paper makes its dense twins: depth and heads come from a model of the suite, the hidden size
+  changes, and the feed-forward layer is 4 times as wide. The hidden size is divisible by the number of heads, into heads
+  of even size as rotary embeddings need, and by the number of chips. The suite's model nearest in size is the template
+  if the shape made from it is close; otherwise the closest shape of any template is taken.
   """
-  distance = lambda shape: abs(math.log(shape.prunable / num_prunable))
-  candidates = []
+
+  def distance(shape: Shape) -> float:
+    return abs(math.log(shape.prunable / num_prunable))
+
+  candidates: list[Shape] = []
   for template in sorted((dataclasses.replace(shape, vocab=vocab) for shape in SUITE.values()), key=distance):
     shapes = [shape for shape in _with_other_sizes(template, num_chips, num_prunable) if shape.prunable <= at_most]
     candidates += sorted(shapes, key=distance)[:1]
@@ -89,6 +93,7 @@ def nearest_shape(
 
 
 def _with_other_sizes(template: Shape, num_chips: int, num_prunable: float) -> Iterator[Shape]:
+  """The template with every allowed hidden size, up to the first one that has more than `num_prunable` weights."""
   step = math.lcm(2 * template.heads, num_chips)
   emb = 0
   while True:
@@ -101,14 +106,14 @@ def _with_other_sizes(template: Shape, num_chips: int, num_prunable: float) -> I
 
 
 def shape_of_config(path: str) -> tuple[Shape, Mapping[str, Any]]:
-  """The shape that a MaxText config file describes, and its keys with those of the bases beside it.
+  """The shape that a MaxText config file describes, and the keys of the file and of the bases beside it.
 
   Raises:
-    ConfigError: unreadable, a shape key is missing, or another architecture.
+    ConfigError: the file cannot be read, a shape key is missing, or the model has another architecture.
   """
   keys = flatten(merge_configs([path]))
   if keys["base_config"] != STOCK:
-    raise ConfigError(f"{path}: base_config={keys['base_config']}: no such file beside it, must be one or {STOCK}")
+    raise ConfigError(f"{path}: base_config={keys['base_config']}: must be a file beside it or {STOCK}")
   names = {
     "layers": "base_num_decoder_layers",
     "emb": "base_emb_dim",

@@ -3,18 +3,23 @@
 import bisect
 import re
 
-from maxtext_sparse.config import ConfigError, SparsityKeys
-from maxtext_sparse.plan.cost import effective_flops
+from maxtext_sparse.config import SparsityKeys
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.plan.cost import effective_flops, training_flops
 from maxtext_sparse.schedule import build_schedule, Schedule
 
 _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
 def parse_amount(text: str, name: str) -> float:
-  """A positive number such as 2097152, 33.5e9, 33.5B or 0.5M.
+  """Reads a positive number such as 2097152, 33.5e9, 33.5B or 0.5M.
+
+  Args:
+    text: what the user wrote.
+    name: of the option, for the message.
 
   Raises:
-    ConfigError: it is none.
+    ConfigError: it is not such a number.
   """
   match = re.fullmatch(r"([0-9_.]+(?:e[+-]?[0-9]+)?)([kmbgt]?)", text.strip().lower())
   try:
@@ -27,10 +32,10 @@ def parse_amount(text: str, name: str) -> float:
 
 
 def parse_count(text: str, name: str) -> int:
-  """A positive whole number, written as in `parse_amount`.
+  """Reads a positive whole number, written as in `parse_amount`.
 
   Raises:
-    ConfigError: it is none.
+    ConfigError: it is not such a number.
   """
   amount = parse_amount(text, name)
   if amount != round(amount):
@@ -42,10 +47,10 @@ def steps_for_tokens(tokens: float, tokens_per_step: int | None) -> int:
   """The whole steps that a token budget pays for.
 
   Raises:
-    ConfigError: not one, or the tokens of a step are not known.
+    ConfigError: it pays for less than one step, or the tokens of a step are not known.
   """
   if tokens_per_step is None:
-    raise ConfigError(f"--tokens={tokens:g}: the tokens a step are not known, give --batch or a CONFIG")
+    raise ConfigError(f"--tokens={tokens:g}: the tokens of a step are not known, give --batch or a CONFIG")
   steps = int(tokens // tokens_per_step)
   if steps < 1:
     raise ConfigError(f"--tokens={tokens:g}: less than one step of {tokens_per_step} tokens")
@@ -53,22 +58,22 @@ def steps_for_tokens(tokens: float, tokens_per_step: int | None) -> int:
 
 
 def steps_for_flops(flops: float, keys: SparsityKeys, num_prunable: int | None, tokens_per_step: int | None) -> int:
-  """The longest run whose effective FLOPs, 6 B sum_t N(t), are within the budget.
+  """The steps of the longest run whose effective FLOPs, 6 B sum_t N(t), are within the budget.
 
   Raises:
-    ConfigError: the budget is too small for one pruning event, or model and batch are not known.
+    ConfigError: the budget is too small for one pruning event, or the model or the batch is not known.
   """
   if num_prunable is None or tokens_per_step is None:
     missing = "--prunable" if num_prunable is None else "--batch"
-    raise ConfigError(f"--flops={flops:g}: needs the model and the tokens a step, give {missing} or a CONFIG")
+    raise ConfigError(f"--flops={flops:g}: needs the size and the tokens of a step, give {missing} or a CONFIG")
 
   def cost(steps: int) -> float:
-    """Grows with the steps; a run too short for its events is shorter than any that fits."""
+    """Cost of a run. It grows with the steps, with 0 for runs that are too short for their events."""
     schedule = _schedule_or_none(keys, steps)
     return 0.0 if schedule is None else effective_flops(schedule, num_prunable, tokens_per_step) or 0.0
 
-  # No step costs less than one of the final model.
-  most = int(flops / (6.0 * tokens_per_step * num_prunable * (1.0 - keys.sparsity)))
+  # No step costs less than one of the final model, which bounds the number of steps.
+  most = int(flops / training_flops(num_prunable * (1.0 - keys.sparsity), tokens_per_step))
   steps = bisect.bisect_right(range(1, most + 1), flops, key=cost)
   if _schedule_or_none(keys, steps) is None:
     shortest = _shortest_run(keys)
@@ -78,8 +83,11 @@ def steps_for_flops(flops: float, keys: SparsityKeys, num_prunable: int | None, 
 
 
 def _shortest_run(keys: SparsityKeys, limit: int = 10**8) -> int | None:
-  """Fewest steps that the schedule fits into."""
-  fits = lambda steps: _schedule_or_none(keys, steps) is not None
+  """The fewest steps that the schedule fits into; None if it does not even fit into `limit` steps."""
+
+  def fits(steps: int) -> bool:
+    return _schedule_or_none(keys, steps) is not None
+
   longest = 1
   while not fits(longest):
     longest *= 2
@@ -89,7 +97,7 @@ def _shortest_run(keys: SparsityKeys, limit: int = 10**8) -> int | None:
 
 
 def _schedule_or_none(keys: SparsityKeys, steps: int) -> Schedule | None:
-  """The schedule, None where its events do not fit into the run."""
+  """The schedule, or None if its events do not fit into the run."""
   try:
     return build_schedule(keys, steps)
   except ConfigError:

@@ -1,9 +1,8 @@
-"""Parameter counts of any MaxText config, from shapes alone: no weights, no accelerator, whatever its parallelism."""
+"""Parameter counts of any MaxText config from shapes alone: without weights or accelerators, for any parallelism."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
-import difflib
 import logging
 import os
 import re
@@ -11,10 +10,11 @@ import sys
 from typing import Any
 
 from maxtext_sparse import hooks
-from maxtext_sparse.config import ConfigError, keys_of, run_steps, SparsityKeys
+from maxtext_sparse.config import keys_of, run_steps, SparsityKeys
 from maxtext_sparse.config_files import near_file
 from maxtext_sparse.entry import merged_configs
-from maxtext_sparse.errors import HookError
+from maxtext_sparse.errors import ConfigError, did_you_mean, HookError
+from maxtext_sparse.plan import cost
 from maxtext_sparse.pruning.prunable import Parameter, select_prunable
 
 # Reading a config on a laptop must not look for a cluster.
@@ -53,24 +53,17 @@ class Model:
     """Tokens of a global batch; None under batch ramp-up.
 
     Args:
-      num_chips: devices of the run; those of `compile_topology`, or of this machine, if None.
+      num_chips: devices of the run; if None those of `compile_topology`, or else of this machine.
     """
-    flat = self.flat
-    if flat["enable_rampup_batch_size"]:
-      return None
-    # Negative where `compile_topology` leaves the number of slices open, -1, which is then one.
-    devices = num_chips or abs(flat["num_target_devices"])
-    # As MaxText rounds it: whole sequences in a micro batch over all devices.
-    sequences = int(devices * flat["per_device_batch_size"]) * flat["gradient_accumulation_steps"]
-    if sequences < 1:
-      batch = flat["per_device_batch_size"]
-      raise ConfigError(
-        f"per_device_batch_size={batch}: less than one sequence a step on {devices} devices, give --chips"
-      )
-    return sequences * flat["max_target_length"]
+    # Negative where `compile_topology` leaves the number of slices open, -1, which then means one.
+    devices = num_chips or abs(self.flat["num_target_devices"])
+    try:
+      return cost.tokens_per_step(self.flat, devices)
+    except ConfigError as error:
+      raise ConfigError(f"{error}, give --chips") from None
 
   def to_dict(self) -> dict[str, Any]:
-    """Counts; one entry per prunable matrix, each layer of a stacked array its own, named as in a run's event files."""
+    """What `params --json` prints. Each layer of a stacked array is a matrix, named as in a run's event files."""
     pruned = {parameter.path for parameter in self.prunable}
     return {
       "total": self.total,
@@ -89,7 +82,7 @@ def load_model(arguments: Sequence[str]) -> Model:
     arguments: `CONFIG ... key=value ...`, as for `train`.
 
   Raises:
-    ConfigError: MaxText refuses the config; one line.
+    ConfigError: MaxText refuses the config.
   """
   _require_files(arguments)
   with _quiet(), _config_hooks():
@@ -113,7 +106,7 @@ def _matrices(parameter: Parameter) -> Iterator[dict[str, Any]]:
 def _abstract_parameters(config: Any) -> tuple[Parameter, ...]:
   """Every array of the model that training would build, traced on a mesh of one device.
 
-  Shapes follow from the config; the sizes of the mesh axes only decide where the pieces go.
+  Shapes follow from the config. The sizes of the mesh axes only decide where the pieces of an array go.
   """
   from flax import nnx
   from flax.core.spmd import logical_axis_rules
@@ -136,7 +129,7 @@ def _abstract_parameters(config: Any) -> tuple[Parameter, ...]:
 
 @contextlib.contextmanager
 def _config_hooks() -> Iterator[None]:
-  """Only the hooks that add our keys to the config; the others would import all of MaxText's trainers."""
+  """Installs only the hooks that add our keys to the config. The others would import all of MaxText's trainers."""
   from maxtext_sparse.hooks import registry, table
 
   version = hooks.maxtext_version()
@@ -154,7 +147,7 @@ def _config_hooks() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps MaxText's imports and logs off stdout, and everything below an error off stderr."""
+  """Sends what MaxText prints to stderr, and silences its log messages below errors."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   disabled = logging.root.manager.disable
   logging.disable(logging.WARNING)
@@ -166,14 +159,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _require_files(arguments: Sequence[str]) -> None:
-  """Raises ConfigError for a CONFIG that is not there, with the nearest name that is."""
+  """Raises ConfigError for a config file that does not exist, and names a similar one that does."""
   for path in arguments:
     if "=" not in path and not os.path.isfile(path):
       raise ConfigError(f"{path}: no such config file{near_file(path)}")
 
 
 def _require_model_file(name: str, arguments: Sequence[str]) -> None:
-  """Raises ConfigError for a model name that MaxText knows without its shapes: it goes on with the default model's."""
+  """Raises ConfigError for a model whose shapes this MaxText lacks; it would go on with those of its default model."""
   from maxtext.utils.globals import MAXTEXT_CONFIGS_DIR
 
   folders = [os.path.dirname(os.path.abspath(path)) for path in arguments if "=" not in path]
@@ -205,22 +198,20 @@ def _one_line_config_errors() -> Iterator[None]:
 
 
 def _describe(error: Any) -> str:
-  """One pydantic error; a value outside a list is answered with the nearest in it."""
+  """One pydantic error. For a value that is not among the allowed ones, it names the nearest."""
   reason = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
   if not error["loc"]:
     return " ".join(reason.split())
   key, value = error["loc"][0], error["input"]
   choices = re.findall(r"'([^']*)'", error.get("ctx", {}).get("expected", ""))
   if choices and isinstance(value, str):
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
-    reason = f"unknown, did you mean {near[0]}?" if near else f"unknown, must be one of {', '.join(choices)}"
+    reason = f"unknown{did_you_mean(value, choices, cutoff=0.4) or ', must be one of ' + ', '.join(choices)}"
   return f"{key}={value}: {' '.join(reason.split())}"
 
 
 def _shorten(message: str) -> str:
-  """MaxText answers an unknown key with all the keys there are."""
+  """A message in one line. For an unknown key, MaxText lists all its keys; this names the nearest."""
   unknown = re.match(r"'(\w+)' not in (.*)", message, re.DOTALL)
   if not unknown:
     return " ".join(message.split())
-  near = difflib.get_close_matches(unknown[1], re.findall(r"'(\w+)'", unknown[2]), n=1)
-  return f"{unknown[1]}: MaxText has no such key" + (f", did you mean {near[0]}?" if near else "")
+  return f"{unknown[1]}: MaxText has no such key{did_you_mean(unknown[1], re.findall(r"'(\w+)'", unknown[2]))}"

@@ -1,12 +1,14 @@
-"""From a command line to a report: which budget was given, and whether MaxText has to be asked."""
+"""From a command line to a planned run: which length was given, and whether MaxText has to be asked."""
 
 from collections.abc import Sequence
 import dataclasses
 from typing import Any, TYPE_CHECKING
 
-from maxtext_sparse.config import ConfigError, KEYS, refuse_misspelt, SparsityKeys
+from maxtext_sparse.config import KEYS, refuse_misspelt, SparsityKeys
+from maxtext_sparse.config_files import Loader
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_flops, steps_for_tokens
-from maxtext_sparse.plan.cost import checked_keys, make_report, RunPlan
+from maxtext_sparse.plan.cost import checked_keys, make_plan, RunPlan
 from maxtext_sparse.plan.twins import Twin, twin_finder
 
 if TYPE_CHECKING:  # needs jax, which a schedule by itself does not
@@ -14,19 +16,19 @@ if TYPE_CHECKING:  # needs jax, which a schedule by itself does not
 
 # The paper's sparsities (section 4), for twins where none is given.
 _PAPER_SPARSITIES = (0.2, 0.4, 0.6, 0.8)
-# Stands in for a length that follows from the budget once the config has been read; long enough for any schedule.
+# The length while the config is read and the options decides later. It is long enough for any schedule.
 _ANY_STEPS = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-  """What the user fixed; None for what follows from a CONFIG.
+  """What the options fix; None for what follows from a CONFIG. At most one of the first three is given.
 
   Attributes:
     steps: length of the run.
-    tokens: or its tokens.
-    flops: or its effective FLOPs.
-    tokens_per_step: the batch.
+    tokens: length of the run in tokens.
+    flops: length of the run in effective FLOPs.
+    tokens_per_step: tokens of a global batch.
     num_prunable: prunable weights.
     num_chips: devices of the run.
   """
@@ -39,11 +41,20 @@ class RunOptions:
   num_chips: int | None = None
 
   @classmethod
-  def parse(cls, *, steps, tokens, flops, batch, prunable, num_chips) -> "RunOptions":
-    """From the command line's options.
+  def parse(
+    cls,
+    *,
+    steps: int | None,
+    tokens: str | None,
+    flops: str | None,
+    batch: str | None,
+    prunable: str | None,
+    num_chips: int | None,
+  ) -> "RunOptions":
+    """Reads the command line's options.
 
     Raises:
-      ConfigError: an amount is no number, or two lengths are given.
+      ConfigError: an amount is not a number, or two lengths are given.
     """
     lengths = {"steps": steps, "tokens": tokens, "flops": flops}
     given = [f"--{name}={value}" for name, value in lengths.items() if value is not None]
@@ -59,7 +70,7 @@ class RunOptions:
     )
 
   def length(self, keys: SparsityKeys, num_prunable: int | None, tokens_per_step: int | None, default: int) -> int:
-    """T, with the rest of the run known."""
+    """T, from whichever length was given; `default` if none was."""
     if self.tokens is not None:
       return steps_for_tokens(self.tokens, tokens_per_step)
     if self.flops is not None:
@@ -69,20 +80,26 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
-  """A report, whether its length was given or found, and what the user should know."""
+  """A planned run and what to say about it.
 
-  report: RunPlan
+  Attributes:
+    plan: the run.
+    is_length_found: whether its steps follow from a options or a config, and were not given.
+    notes: what the user should know.
+  """
+
+  plan: RunPlan
   is_length_found: bool
   notes: tuple[str, ...] = ()
 
   def to_dict(self) -> dict[str, Any]:
-    found = {"steps": self.report.steps, "tokens": self.report.tokens} if self.is_length_found else {}
-    return self.report.to_dict() | found
+    found = {"steps": self.plan.steps, "tokens": self.plan.tokens} if self.is_length_found else {}
+    return self.plan.to_dict() | found
 
 
 @dataclasses.dataclass(frozen=True)
 class FoundTwins:
-  """Dense twins of one model, and the sparse run they belong to where there is one."""
+  """Dense twins of one model, and the sparse run that they belong to if it is a single one."""
 
   num_prunable: int
   twins: tuple[Twin, ...]
@@ -93,63 +110,63 @@ class FoundTwins:
     return sparse | {"prunable": self.num_prunable, "twins": [twin.to_dict() for twin in self.twins]}
 
 
-def plan_run(arguments: Sequence[str], budget: RunOptions) -> PlannedRun:
+def plan_run(arguments: Sequence[str], options: RunOptions) -> PlannedRun:
   """Plans the run that `train` with these arguments would be.
 
   Args:
-    arguments: `CONFIG ... key=value ...`; sparsity keys and `steps` alone need no MaxText.
-    budget: what the options fixed.
+    arguments: `CONFIG ... key=value ...`. If they are only sparsity keys and `steps`, MaxText is not needed.
+    options: what the options fix.
 
   Raises:
-    ConfigError: it cannot work.
+    ConfigError: such a run cannot work.
   """
   raw = dict(_pair(argument) for argument in arguments if "=" in argument)
   if len(raw) == len(arguments) and raw.keys() <= {*KEYS, "steps"}:
-    return _plan_without_model(raw, budget)
+    return _plan_without_model(raw, options)
   refuse_misspelt({key: value for key, value in raw.items() if key not in KEYS}, ())
-  return plan_model(_load(arguments, budget), budget)
+  return plan_model(_load(arguments, options), options)
 
 
-def plan_model(model: "Model", budget: RunOptions) -> PlannedRun:
-  """Plans the run of a config that has been read."""
+def plan_model(model: "Model", options: RunOptions) -> PlannedRun:
+  """Plans the run of a config that has already been read."""
   keys = checked_keys(model.flat)
-  tokens_per_step = budget.tokens_per_step or model.tokens_per_step(budget.num_chips)
-  steps = budget.length(keys, model.num_prunable, tokens_per_step, model.steps)
-  report = make_report(keys, steps, model.num_prunable, tokens_per_step)
-  return PlannedRun(report, budget.steps is None, _batch_notes(model, budget))
+  tokens_per_step = options.tokens_per_step or model.tokens_per_step(options.num_chips)
+  steps = options.length(keys, model.num_prunable, tokens_per_step, model.steps)
+  plan = make_plan(keys, steps, model.num_prunable, tokens_per_step)
+  return PlannedRun(plan, options.steps is None, _batch_notes(model, options))
 
 
-def plan_twins(arguments: Sequence[str], budget: RunOptions) -> FoundTwins:
+def plan_twins(arguments: Sequence[str], options: RunOptions) -> FoundTwins:
   """Dense twins of the run that `train` with these arguments would be, or of the paper's four sparsities.
 
   Raises:
-    ConfigError: it cannot work.
+    ConfigError: such a run cannot work.
   """
-  model = _load(arguments, budget)
-  finder = twin_finder(arguments, model.flat, budget.num_chips or 1)
+  model = _load(arguments, options)
+  finder = twin_finder(arguments, model.flat, options.num_chips or 1)
   sparsities = (model.keys.sparsity,) if model.keys.sparsity else _PAPER_SPARSITIES
-  runs = [plan_model(_with_sparsity(model, sparsity), budget) for sparsity in sparsities]
-  twins = tuple(finder.find(run.report.keys.sparsity, run.report.average_params or 0.0) for run in runs)
+  runs = [plan_model(_with_sparsity(model, sparsity), options) for sparsity in sparsities]
+  twins = tuple(finder.find(run.plan.keys.sparsity, run.plan.average_params or 0.0) for run in runs)
   return FoundTwins(model.num_prunable, twins, runs[0] if len(runs) == 1 else None)
 
 
-def _plan_without_model(raw: dict[str, Any], budget: RunOptions) -> PlannedRun:
+def _plan_without_model(raw: dict[str, Any], options: RunOptions) -> PlannedRun:
   if "steps" in raw:
-    budget = dataclasses.replace(budget, steps=parse_count(str(raw.pop("steps")), "steps"))
-  if budget.steps is None and budget.tokens is None and budget.flops is None:
+    options = dataclasses.replace(options, steps=parse_count(str(raw.pop("steps")), "steps"))
+  if options.steps is None and options.tokens is None and options.flops is None:
     raise ConfigError("steps: the length of the run is missing, give --steps, --tokens, --flops or a CONFIG")
   keys = checked_keys(raw)
-  steps = budget.length(keys, budget.num_prunable, budget.tokens_per_step, default=0)
-  report = make_report(keys, steps, budget.num_prunable, budget.tokens_per_step)
-  return PlannedRun(report, budget.steps is None)
+  steps = options.length(keys, options.num_prunable, options.tokens_per_step, default=0)
+  plan = make_plan(keys, steps, options.num_prunable, options.tokens_per_step)
+  return PlannedRun(plan, options.steps is None)
 
 
-def _load(arguments: Sequence[str], budget: RunOptions) -> "Model":
-  if budget.num_prunable is not None:
-    raise ConfigError(f"--prunable={budget.num_prunable}: CONFIG has its own, keep one")
-  if budget.steps is not None:
-    arguments = _with_steps(arguments, budget.steps)
-  elif budget.tokens is not None or budget.flops is not None:
+def _load(arguments: Sequence[str], options: RunOptions) -> "Model":
+  if options.num_prunable is not None:
+    raise ConfigError(f"--prunable={options.num_prunable}: CONFIG has its own count, leave the option out")
+  if options.steps is not None:
+    arguments = _with_steps(arguments, options.steps)
+  elif options.tokens is not None or options.flops is not None:
     arguments = _with_steps(arguments, _ANY_STEPS)
   from maxtext_sparse.plan.models import load_model
 
@@ -165,12 +182,12 @@ def _with_sparsity(model: "Model", sparsity: float) -> "Model":
   return dataclasses.replace(model, flat=model.flat | {"sparsity": sparsity})
 
 
-def _batch_notes(model: "Model", budget: RunOptions) -> tuple[str, ...]:
-  if budget.tokens_per_step is not None or budget.num_chips is not None or model.flat["compile_topology"]:
+def _batch_notes(model: "Model", options: RunOptions) -> tuple[str, ...]:
+  if options.tokens_per_step is not None or options.num_chips is not None or model.flat["compile_topology"]:
     return ()
   if model.flat["enable_rampup_batch_size"]:
-    return ("the batch ramps up, so that tokens and FLOPs are not known",)
-  return (f"the batch is that of {model.flat['num_target_devices']} device(s), give --chips for those of the run",)
+    return ("the batch ramps up, so tokens and FLOPs are not known",)
+  return (f"the batch is that of {model.flat['num_target_devices']} device(s); --chips gives the run's number",)
 
 
 def _pair(argument: str) -> tuple[str, Any]:
@@ -178,4 +195,4 @@ def _pair(argument: str) -> tuple[str, Any]:
   import yaml
 
   key, _, value = argument.partition("=")
-  return key, yaml.safe_load(value)
+  return key, yaml.load(value, Loader=Loader)

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
   from maxtext_sparse.plan.models import Model
 
 
-def print_report(report: RunPlan, console: Console, notes: Sequence[str] = ()) -> None:
-  """Schedule, phases, plot of N(t), and what it costs."""
-  say(console, _headline(report))
-  console.print(_phase_table(report))
-  for line in draw(report):
+def print_plan(plan: RunPlan, console: Console, notes: Sequence[str] = ()) -> None:
+  """Prints the schedule, its phases, a plot of N(t), and what the run costs."""
+  say(console, _headline(plan))
+  console.print(_phase_table(plan))
+  for line in draw(plan):
     say(console, line)
   say(console, "")
-  for name, value in _figures(report):
+  for name, value in _figures(plan):
     say(console, f"{name:<22}{value}")
   for note in notes:
     say(console, f"note: {note}")
 
 
 def print_twins(twins: Sequence[Twin], num_prunable: int, console: Console) -> None:
-  """One pair of dense neighbours per sparsity, then their overrides."""
+  """Prints the dense neighbours of each sparsity, then the overrides that make them."""
   table = new_table(["S", "average", "of dense", "hidden size", "prunable", "weight"])
   for twin in twins:
     for i, neighbour in enumerate(twin.neighbours):
@@ -38,14 +38,14 @@ def print_twins(twins: Sequence[Twin], num_prunable: int, console: Console) -> N
       table.add_row(*(head if i == 0 else ("", "", "")), *row)
   say(console, f"dense twins of a model with {num_prunable:,} prunable weights")
   console.print(table)
-  say(console, "loss of the twin = sum of weight x loss; add to the sparse run's command for:")
+  say(console, "loss of the twin = sum of weight x loss; to train a neighbour, add to the sparse run's command:")
   sizes = {neighbour.emb_dim: neighbour.overrides for twin in twins for neighbour in twin.neighbours}
   for emb_dim in sorted(sizes):
     say(console, f"  {emb_dim:>5}  {' '.join(sizes[emb_dim])}")
 
 
 def print_model(model: "Model", console: Console) -> None:
-  """Every array with its size, whether it is pruned, and the totals."""
+  """Prints every array with its size and whether it is pruned, and the totals."""
   pruned = {parameter.path for parameter in model.prunable}
   table = new_table(["parameter", "shape of a matrix", "matrices", "weights", "pruned"])
   for parameter in model.parameters:
@@ -59,48 +59,48 @@ def print_model(model: "Model", console: Console) -> None:
   say(console, f"prunable  {model.num_prunable:>18,}  {short(model.num_prunable)}, {share:.1%} of the total")
 
 
-def _headline(report: RunPlan) -> str:
-  schedule = report.schedule
+def _headline(plan: RunPlan) -> str:
+  schedule = plan.schedule
   sparsity = f"S = {1 - schedule.final_density:.4g}, {schedule.shape}"
   if len(schedule.event_steps) == 1:
-    return f"{sparsity}: one event at step {schedule.start} of {report.steps}"
-  period = report.keys.gmp_pruning_frequency
+    return f"{sparsity}: one event at step {schedule.start} of {plan.steps}"
+  period = plan.keys.gmp_pruning_frequency
   events = f"{len(schedule.event_steps)} events, every {period} steps from {schedule.start} to {schedule.end}"
-  return f"{sparsity}: {events} of {report.steps}"
+  return f"{sparsity}: {events} of {plan.steps}"
 
 
-def _phase_table(report: RunPlan) -> Table:
+def _phase_table(plan: RunPlan) -> Table:
   table = new_table(["phase", "steps", "number", "tokens", "of steps", "of compute", "active weights"])
-  for phase in report.phases():
-    tokens = short(report.tokens_per_step * phase.num_steps) if report.tokens_per_step else "-"
+  for phase in plan.phases():
+    tokens = short(plan.tokens_per_step * phase.num_steps) if plan.tokens_per_step else "-"
     steps = f"{phase.begin}..{phase.stop - 1}" if phase.num_steps else "-"
-    shares = f"{phase.num_steps / report.steps:.1%}", f"{phase.compute_share:.1%}"
-    table.add_row(phase.name, steps, str(phase.num_steps), tokens, *shares, _ends(report, phase))
+    shares = f"{phase.num_steps / plan.steps:.1%}", f"{phase.compute_share:.1%}"
+    table.add_row(phase.name, steps, str(phase.num_steps), tokens, *shares, _ends(plan, phase))
   return table
 
 
-def _ends(report: RunPlan, phase: Phase) -> str:
-  """Active weights at both ends of a phase; densities where the model is not known."""
-  size = report.num_prunable
+def _ends(plan: RunPlan, phase: Phase) -> str:
+  """Active weights at both ends of a phase, or densities where the model is not known."""
+  size = plan.num_prunable
   ends = [short(size * d) if size else f"{d:.3g}" for d in (phase.begin_density, phase.end_density)]
   return " -> ".join(dict.fromkeys(ends))
 
 
-def _figures(report: RunPlan) -> list[tuple[str, str]]:
-  average = f"{report.average_density:.4f}"
-  if report.average_params is not None:
-    average += f" of {short(report.num_prunable or 0)} prunable weights: {short(report.average_params)}"
-  final = report.schedule.final_density
+def _figures(plan: RunPlan) -> list[tuple[str, str]]:
+  average = f"{plan.average_density:.4f}"
+  if plan.average_params is not None:
+    average += f" of {short(plan.num_prunable or 0)} prunable weights: {short(plan.average_params)}"
+  final = plan.schedule.final_density
   figures = [
     ("average density", average),
-    ("final density", f"{final:.4f}" + (f": {short(final * report.num_prunable)}" if report.num_prunable else "")),
-    ("compression rate", f"{report.compression_rate:.2f}x, average over final"),
+    ("final density", f"{final:.4f}" + (f": {short(final * plan.num_prunable)}" if plan.num_prunable else "")),
+    ("compression rate", f"{plan.compression_rate:.2f}x, average over final"),
   ]
-  if report.tokens is not None:
-    figures.append(("tokens", f"{short(report.tokens)} ({short(report.tokens_per_step or 0)} a step)"))
-  overhead = f"{report.overhead:.2f}x the effective ones, {1 / final:.2f}x in the recovery phase"
-  if report.effective_flops is not None and report.actual_flops is not None:
-    figures.append(("effective FLOPs", short(report.effective_flops)))
-    overhead = f"{short(report.actual_flops)}, {overhead}"
+  if plan.tokens is not None:
+    figures.append(("tokens", f"{short(plan.tokens)} ({short(plan.tokens_per_step or 0)} a step)"))
+  overhead = f"{plan.overhead:.2f}x the effective ones, {1 / final:.2f}x in the recovery phase"
+  if plan.effective_flops is not None and plan.actual_flops is not None:
+    figures.append(("effective FLOPs", short(plan.effective_flops)))
+    overhead = f"{short(plan.actual_flops)}, {overhead}"
   figures.append(("actual FLOPs", f"{overhead}: the hardware multiplies the zeros"))
   return figures

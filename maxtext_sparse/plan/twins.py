@@ -1,8 +1,8 @@
-"""Dense twins: the dense models whose size is a sparse run's average (paper section 1, footnote 1).
+"""Dense twins: dense models of the size that a sparse run has on average (paper section 1, footnote 1).
 
-Only the hidden size changes, and with it the feed-forward and head sizes in proportion. It must be divisible by the
-attention heads and by the chips, so that mostly no size hits the target; then the loss of the twin is interpolated
-linearly between the neighbours on both sides.
+Only the hidden size changes, and the feed-forward and head sizes in proportion to it. It must be divisible by the
+attention heads and by the chips, so usually no size hits the target. Then the twin's loss is interpolated linearly
+between the two neighbouring sizes.
 """
 
 import bisect
@@ -13,9 +13,9 @@ import functools
 import math
 from typing import Any
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 
-# The sizes of the feed-forward layers, which keep their proportion to the hidden size.
+# The feed-forward sizes, which keep their proportion to the hidden size.
 _MLP_KEYS = ("base_mlp_dim", "base_moe_mlp_dim")
 
 
@@ -38,7 +38,7 @@ class Neighbour:
 
 @dataclasses.dataclass(frozen=True)
 class Twin:
-  """One sparse run's dense twin: a single neighbour where a size hits the target, two with weights otherwise."""
+  """The dense twin of a sparse run: one neighbour if its size is the target, otherwise two with weights."""
 
   sparsity: float
   average_params: float
@@ -49,14 +49,14 @@ class Twin:
 
 
 class TwinFinder:
-  """Finds the hidden sizes around an average parameter count."""
+  """Finds the hidden sizes on both sides of an average parameter count."""
 
   def __init__(self, flat: Mapping[str, Any], count: Callable[[Sequence[str]], int], num_chips: int = 1):
     """Prepares the list of hidden sizes.
 
     Args:
       flat: keys of the sparse run's config.
-      count: the prunable weights of the config with the given overrides.
+      count: returns the prunable weights of the config with the given overrides.
       num_chips: the hidden size is kept divisible by it.
     """
     if flat["global_parameter_scale"] != 1:
@@ -66,7 +66,7 @@ class TwinFinder:
     self._count = functools.cache(lambda emb_dim: count(self.overrides(emb_dim)))
 
   def overrides(self, emb_dim: int) -> tuple[str, ...]:
-    """Turns the sparse run into the dense one with this hidden size."""
+    """Arguments that turn the sparse run into the dense one with this hidden size."""
     flat = self._flat
     ratio = fractions.Fraction(emb_dim, flat["base_emb_dim"])
     sizes = {"base_emb_dim": emb_dim} | {key: round(flat[key] * ratio) for key in _MLP_KEYS if flat[key] > 0}
@@ -76,10 +76,10 @@ class TwinFinder:
     return (*(f"{key}={value}" for key, value in sizes.items()), "sparsity=0")
 
   def find(self, sparsity: float, average_params: float) -> Twin:
-    """The twin of a run with this average of active prunable weights.
+    """The twin of a run that has this many active prunable weights on average.
 
     Raises:
-      ConfigError: no hidden size is small enough.
+      ConfigError: even the smallest hidden size has more.
     """
     sizes = range(self._unit, self._flat["base_emb_dim"] + self._unit, self._unit)
     above = bisect.bisect_left(sizes, average_params, key=self._count)
@@ -88,13 +88,13 @@ class TwinFinder:
       return Twin(sparsity, average_params, (self._neighbour(sizes[above], 1.0),))
     if above == 0:
       raise ConfigError(
-        f"twin of {average_params:.4g} weights: the smallest hidden size, {self._unit}, has {self._count(self._unit)} "
-        "already; use fewer --chips"
+        f"twin of {average_params:.4g} weights: the smallest hidden size, {self._unit}, already has "
+        f"{self._count(self._unit)}; use fewer --chips"
       )
     return Twin(sparsity, average_params, self._interpolate(sizes[above - 1], sizes[above], average_params))
 
   def _interpolate(self, below: int, above: int, target: float) -> tuple[Neighbour, Neighbour]:
-    """Weights w with w_below N_below + w_above N_above = target; the loss is interpolated with the same."""
+    """Both neighbours with weights w such that w_below N_below + w_above N_above = target. The loss takes the same w."""
     small, large = self._count(below), self._count(above)
     weight = (target - small) / (large - small)
     return self._neighbour(below, 1.0 - weight), self._neighbour(above, weight)
@@ -104,10 +104,10 @@ class TwinFinder:
 
 
 def hidden_size_unit(emb_dim: int, num_heads: int, head_dim: int, num_chips: int = 1) -> int:
-  """The hidden size must be a multiple of this.
+  """The number that a twin's hidden size must be a multiple of.
 
-  Of the heads and chips (paper section 1, footnote 1), and so that the head size, in proportion to the hidden size as
-  in the original, is a whole and even number: RoPE rotates pairs.
+  It is a multiple of the heads and of the chips (paper section 1, footnote 1). The head size stays in proportion to the
+  hidden size, and the unit keeps it a whole and even number, because RoPE rotates pairs.
   """
   ratio = fractions.Fraction(head_dim, emb_dim)
   whole = ratio.denominator * (1 if ratio.numerator % 2 == 0 else 2)
@@ -115,14 +115,13 @@ def hidden_size_unit(emb_dim: int, num_heads: int, head_dim: int, num_chips: int
 
 
 def twin_finder(arguments: Sequence[str], flat: Mapping[str, Any], num_chips: int) -> TwinFinder:
-  """A finder that counts with MaxText's own models.
+  """A finder that counts the weights of MaxText's own models.
 
   Args:
     arguments: the sparse run's `CONFIG ... key=value ...`.
     flat: all keys of that config.
     num_chips: the hidden size is kept divisible by it.
   """
-
   from maxtext_sparse.plan.models import load_model
 
   def count(overrides: Sequence[str]) -> int:

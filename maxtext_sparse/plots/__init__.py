@@ -1,11 +1,11 @@
-"""The paper's figures from runs. matplotlib is imported by the modules of this package only."""
+"""Figures from runs and laws. Only the modules of this package import matplotlib."""
 
 from collections.abc import Sequence
 import importlib
 import os
 from typing import Any
 
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, did_you_mean
 from maxtext_sparse.laws.forms import LAWS
 
 # Name on the command line -> module of this package and function: (inputs, law names) -> figure, numbers to report.
@@ -17,6 +17,8 @@ FIGURES = {
   "rates": ("sweeps", "draw_rates"),
   "phases": ("sweeps", "draw_phases"),
   "density": ("density", "draw_density"),
+  "isoflop": ("budgets", "draw_isoflop"),
+  "frontier": ("budgets", "draw_frontier"),
 }
 
 
@@ -27,16 +29,16 @@ def draw(figure: str, inputs: Sequence[str], out: str, law: str = "average") -> 
     figure: a name in `FIGURES`.
     inputs: paths of runs tables, metrics files and run folders.
     out: folder for the two files, made if missing.
-    law: law names separated by commas or `all`, for figures that fit.
+    law: for figures that fit: names of laws separated by commas, or `all`.
 
   Returns:
     JSON: `figure`, `files`, and the `numbers` that the figure shows.
 
   Raises:
-    ConfigError: unknown figure, or inputs that cannot give it.
+    ConfigError: there is no such figure, or the inputs cannot give it.
   """
   if figure not in FIGURES:
-    raise ConfigError(f"FIGURE={figure}: must be {', '.join(FIGURES)}")
+    raise ConfigError(f"FIGURE={figure}: must be {', '.join(FIGURES)}{did_you_mean(figure, FIGURES)}")
   module, function = FIGURES[figure]
   style = importlib.import_module(f"{__name__}.style")
   with style.in_style():

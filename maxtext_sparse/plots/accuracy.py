@@ -1,8 +1,9 @@
-"""Figure 3: loss predicted by a fitted law against the actual loss."""
+"""Figure 3: the loss that a fitted law predicts against the actual loss."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -13,9 +14,13 @@ from maxtext_sparse.plots.inputs import read_tables
 
 
 def draw_accuracy(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
-  """One panel for each law, one marker for each sparsity."""
+  """A panel for each law and a marker for each sparsity."""
   runs = read_tables(inputs)
-  fits = [fit(law_named(name), runs) for name in laws]
+  return draw_fits([fit(law_named(name), runs) for name in laws])
+
+
+def draw_fits(fits: Sequence[Fit]) -> tuple[Figure, dict[str, Any]]:
+  """The same of laws that have been fitted."""
   figure, axes = style.panels(1, len(fits), width=3.7, height=3.7, sharex=True, sharey=True)
   for axis, fitted in zip(axes[0], fits):
     _draw_law(axis, fitted)
@@ -24,7 +29,7 @@ def draw_accuracy(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, d
   return figure, {f"mae_{fitted.law.name}": round(fitted.mae, 4) for fitted in fits}
 
 
-def _draw_law(axis, fitted: Fit) -> None:
+def _draw_law(axis: Axes, fitted: Fit) -> None:
   actual, predicted = fitted.runs["loss"].to_numpy(), fitted.predict(fitted.runs)
   ends = np.array([min(actual.min(), predicted.min()), max(actual.max(), predicted.max())])
   axis.plot(ends, ends, color="black", linewidth=0.8)

@@ -1,41 +1,47 @@
-"""Figure 2: loss against effective compute with its two slopes, and the coefficient of eq. 5 over training."""
+"""Figure 2: loss against effective compute with two slopes, and the coefficient of eq. 5 over training."""
 
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.laws import Array
+from maxtext_sparse.laws.curves import Curve
 from maxtext_sparse.plots import style
-from maxtext_sparse.plots.inputs import Curve, read_inputs
+from maxtext_sparse.plots.inputs import read_inputs
 
 _NUM_KNEES = 200
 # Points of each run, evenly spaced in log compute, so that late steps do not outvote early ones.
 _POINTS_PER_RUN = 200
-# The fit begins where the loss has come this far down from its first value: before, the learning rate warms up.
+# The fit begins where the loss has fallen to this share of its first value. Before that the learning rate warms up.
 _WARMED_UP = 0.95
-# More would not fit into a legend.
+# A legend has no room for more.
 _MAX_NAMED_RUNS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class TwoSlopes:
-  """log L = intercept - alpha_early min(x, knee) - alpha_late max(x - knee, 0), x = ln C (eq. 3 on both sides)."""
+  """log L = intercept - alpha_early min(x, knee) - alpha_late max(x - knee, 0), with x = ln C (eq. 3 on both sides)."""
 
   intercept: float
   alpha_early: float
   alpha_late: float
   knee_flops: float
 
-  def loss(self, flops: np.ndarray) -> np.ndarray:
+  def loss(self, flops: Array) -> Array:
     x, knee = np.log(flops), np.log(self.knee_flops)
-    return np.exp(self.intercept - self.alpha_early * np.minimum(x, knee) - self.alpha_late * np.maximum(x - knee, 0))
+    loss: Array = np.exp(
+      self.intercept - self.alpha_early * np.minimum(x, knee) - self.alpha_late * np.maximum(x - knee, 0)
+    )
+    return loss
 
 
 def draw_compute(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
-  """Left: log loss over log effective compute, all runs, with the fit. Right: C_{0:k-1}^(-alpha-1) for both slopes."""
+  """Left: log loss over log effective compute of all runs, with the fit. Right: C_{0:k-1}^(-alpha-1) for both slopes."""
   del laws
   curves, _ = read_inputs(inputs)
   if not curves:
@@ -53,15 +59,18 @@ def draw_compute(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
   return figure, {name: float(f"{value:.4g}") for name, value in numbers.items()}
 
 
-def fit_two_slopes(flops: np.ndarray, loss: np.ndarray) -> TwoSlopes:
-  """Least squares of log loss on a broken line in log compute, the break tried at every place.
+def fit_two_slopes(flops: Array, loss: Array) -> TwoSlopes:
+  """Fits a broken line in log compute to the log loss by least squares, with the break at each of many places.
 
   Args:
     flops: effective compute [n].
     loss: training loss [n].
+
+  Returns:
+    The fit with the least error.
   """
   x, y = np.log(flops), np.log(loss)
-  best: tuple[float, np.ndarray, float] | None = None
+  best: tuple[float, Array, float] | None = None
   for knee in np.quantile(x, np.linspace(0.02, 0.98, _NUM_KNEES)):
     design = np.stack([np.ones_like(x), -np.minimum(x, knee), -np.maximum(x - knee, 0)], axis=1)
     solution = np.linalg.lstsq(design, y, rcond=None)[0]
@@ -73,31 +82,36 @@ def fit_two_slopes(flops: np.ndarray, loss: np.ndarray) -> TwoSlopes:
   return TwoSlopes(intercept, early, late, float(np.exp(best[2])))
 
 
-def eq5_coefficient(curve: Curve, alpha: float) -> np.ndarray:
-  """C_{0:k-1}^(-alpha-1) over pruning iterations k [i], compute in units of the first iteration's, C_0 = 1 (eq. 5)."""
+def eq5_coefficient(curve: Curve, alpha: float) -> Array:
+  """C_{0:k-1}^(-alpha-1) over pruning iterations k [i] (eq. 5), with the first iteration's compute C_0 as the unit."""
   ends = np.arange(min(curve.period, len(curve.step)) - 1, len(curve.step), curve.period)
   compute = curve.flops[ends]
-  return (compute / compute[0]) ** (-alpha - 1.0)
+  coefficient: Array = (compute / compute[0]) ** (-alpha - 1.0)
+  return coefficient
 
 
-def _thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-  """Compute and loss, each point the mean of the steps nearest to it in log compute."""
+def _thinned(curve: Curve) -> tuple[Array, Array]:
+  """Compute and loss of a run at points evenly spaced in log compute. Each is the mean of the steps around it."""
   flops = curve.flops
   edges = np.geomspace(flops[0], flops[-1] * (1 + 1e-9), _POINTS_PER_RUN + 1)
   group = np.digitize(flops, edges)
   num_in = np.bincount(group)
-  mean = lambda values: np.bincount(group, values)[num_in > 0] / num_in[num_in > 0]
+
+  def mean(values: Array) -> Array:
+    means: Array = np.bincount(group, values)[num_in > 0] / num_in[num_in > 0]
+    return means
+
   return mean(flops), mean(curve.loss)
 
 
-def _after_warmup(points: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _after_warmup(points: tuple[Array, Array]) -> tuple[Array, Array]:
   flops, loss = points
   is_down = loss <= _WARMED_UP * loss[0]
   begin = int(np.argmax(is_down)) if is_down.any() else 0
   return flops[begin:], loss[begin:]
 
 
-def _draw_loss(axis, curves: Sequence[Curve], points, fit: TwoSlopes) -> None:
+def _draw_loss(axis: Axes, curves: Sequence[Curve], points: Sequence[tuple[Array, Array]], fit: TwoSlopes) -> None:
   groups = _groups(curves)
   for curve, (flops, loss) in zip(curves, points):
     label, index = groups[curve.name]
@@ -116,7 +130,7 @@ def _draw_loss(axis, curves: Sequence[Curve], points, fit: TwoSlopes) -> None:
 
 
 def _groups(curves: Sequence[Curve]) -> dict[str, tuple[str, int]]:
-  """Run name -> label and look: each run's own, or where they are too many for a legend those of its sparsity."""
+  """Run name -> label and look. They are the run's own, or those of its sparsity where a legend has no room for all."""
   sparsity = {curve.name: round(curve.sparsity, 6) for curve in curves}
   if len(curves) <= _MAX_NAMED_RUNS:
     return {name: (f"{name} ({style.percent(value)})", index) for index, (name, value) in enumerate(sparsity.items())}
@@ -124,8 +138,8 @@ def _groups(curves: Sequence[Curve]) -> dict[str, tuple[str, int]]:
   return {name: (f"{style.percent(value)} sparse", order.index(value)) for name, value in sparsity.items()}
 
 
-def _draw_coefficient(axis, curve: Curve, fit: TwoSlopes) -> dict[str, float]:
-  """Draws both coefficients and returns by what factor each changes over the second half of training."""
+def _draw_coefficient(axis: Axes, curve: Curve, fit: TwoSlopes) -> dict[str, float]:
+  """Draws both coefficients. Returns the factor by which each changes over the second half of training."""
   ratios = {}
   for index, (name, alpha) in enumerate((("late", fit.alpha_late), ("early", fit.alpha_early))):
     coefficient = eq5_coefficient(curve, alpha)

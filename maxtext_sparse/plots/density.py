@@ -1,4 +1,4 @@
-"""Density of each matrix of a checkpoint, by layer, from the record that a run writes beside its checkpoints."""
+"""Density of each matrix of a checkpoint, by layer, from the records that a run writes beside its checkpoints."""
 
 from collections.abc import Sequence
 import json
@@ -6,6 +6,7 @@ import pathlib
 import re
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ _LAYER = re.compile(r"\[([\d,]+)\]$|layers?_(\d+)(?=/)")
 
 
 def draw_density(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
-  """A cell for each matrix; stacked and numbered layers in columns, matrices outside the layers in the first one."""
+  """A cell for each matrix, with a column for each layer. Matrices outside the layers are in the first column."""
   del laws
   path, event = _last_event(inputs[0])
   grid = _grid(event["matrices"])
@@ -40,6 +41,9 @@ def _last_event(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
 
   Args:
     path: an event file, a run folder, or one of its checkpoints (`run/checkpoints/1200`).
+
+  Raises:
+    ConfigError: there is no readable event record.
   """
   given = pathlib.Path(path)
   if given.is_file():
@@ -54,7 +58,7 @@ def _last_event(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
     event = json.loads(files[-1].read_text())
     return files[-1].absolute(), {name: event[name] for name in ("step", "density", "matrices")}
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ConfigError(f"{files[-1]}: not an event record ({error})") from error
+    raise ConfigError(f"{files[-1]}: not a record of a pruning event ({error})") from error
 
 
 def _step(path: pathlib.Path) -> int:
@@ -62,7 +66,7 @@ def _step(path: pathlib.Path) -> int:
 
 
 def _grid(matrices: dict[str, float]) -> pd.DataFrame:
-  """Densities with a row for each kind of matrix and a column for each layer, "-" for matrices outside the layers."""
+  """Densities with a row for each kind of matrix and a column for each layer; column "-" is outside the layers."""
   rows = []
   for name, density in matrices.items():
     match = _LAYER.search(name)
@@ -75,10 +79,10 @@ def _grid(matrices: dict[str, float]) -> pd.DataFrame:
   return grid[order]
 
 
-def _draw_cells(axis, grid: pd.DataFrame) -> None:
+def _draw_cells(axis: Axes, grid: pd.DataFrame) -> None:
   percent = 100 * grid.to_numpy()
   most = np.nanmax(percent)
-  image = axis.imshow(np.ma.masked_invalid(percent), cmap="Greys", vmin=0, vmax=most, aspect="auto")
+  image = axis.imshow(percent, cmap="Greys", vmin=0, vmax=most, aspect="auto")
   for (row, column), left in np.ndenumerate(percent):
     if np.isfinite(left):
       text = f"{left:.2g}" if left < 99.5 else "100"

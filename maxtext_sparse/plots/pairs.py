@@ -4,24 +4,27 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 from typing import Any
 
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 import numpy as np
 import pandas as pd
 
 from maxtext_sparse.config import KEYS, parse_keys
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.laws import Array
+from maxtext_sparse.laws.curves import Curve
 from maxtext_sparse.plots import style
-from maxtext_sparse.plots.inputs import Curve, read_inputs
+from maxtext_sparse.plots.inputs import read_inputs
 from maxtext_sparse.schedule import build_schedule
 
 # Steps of the schedule that is drawn for a run without a metrics file.
 _NOMINAL_STEPS = 20_000
-# A dense run with an average size within this of the sparse one's is its twin as it is; so are schedules and lengths.
+# Sizes, lengths and schedules that differ by at most this share count as equal.
 _SAME = 0.02
-# Neighbours to interpolate between are within this factor of it.
+# Dense runs to interpolate between are within this factor of the wanted size.
 _NEIGHBOUR = 1.5
-# Colours repeat before they get too light for lines; titles and annotations tell pairs apart.
+# Further colours are too light for lines. Colours repeat, and titles and annotations tell pairs apart.
 _NUM_COLOURS = 4
 _SPARSE: dict[str, Any] = {
   "label": "sparse",
@@ -42,7 +45,7 @@ class Pair:
     sparse: row of the sparse run.
     twin_size: parameters of the dense run.
     twin_loss: its final loss.
-    twin_look: `_DENSE`, or `_INTERPOLATED` where it stands for two neighbours.
+    twin_look: `_DENSE`, or `_INTERPOLATED` where two neighbours stand in for it.
   """
 
   sparse: pd.Series
@@ -52,6 +55,7 @@ class Pair:
 
   @property
   def gap(self) -> float:
+    """Loss of the sparse run minus that of its twin."""
     return round(float(self.sparse["loss"] - self.twin_loss), 4)
 
 
@@ -78,7 +82,7 @@ def draw_pairs(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict
 
 
 def _pairs(table: pd.DataFrame) -> list[Pair]:
-  """Each sparse run that has one with its dense twin."""
+  """Every sparse run that has a dense twin, with it."""
   dense = table[table["sparsity"] == 0].sort_values("dense_params")
   pairs = []
   for _, sparse in table[table["sparsity"] > 0].sort_values(["sparsity", "dense_params"]).iterrows():
@@ -91,6 +95,7 @@ def _pairs(table: pd.DataFrame) -> list[Pair]:
 
 
 def _pair(sparse: pd.Series, dense: pd.DataFrame) -> Pair | None:
+  """The run with its twin among dense runs of its length; None if neither one nor two neighbours are there."""
   size = sparse["average_params"]
   dense = dense[dense["dense_params"].between(size / _NEIGHBOUR, size * _NEIGHBOUR)]
   sizes = dense["dense_params"].to_numpy()
@@ -109,7 +114,7 @@ def _is_near(value: Any, other: float) -> Any:
 
 
 def _names(pairs: Sequence[Pair]) -> list[str]:
-  """Sparsity and average size of each, and its tokens where they differ."""
+  """Sparsity and average size of each pair, and its tokens where pairs differ in them."""
   lengths = [pair.sparse["tokens"] for pair in pairs]
   with_tokens = not _is_near(min(lengths), max(lengths))
   return [
@@ -119,7 +124,7 @@ def _names(pairs: Sequence[Pair]) -> list[str]:
   ]
 
 
-def _draw_all_active(part, pairs: Sequence[Pair], names: Sequence[str], curves: dict[str, Curve]) -> None:
+def _draw_all_active(part: SubFigure, pairs: Sequence[Pair], names: Sequence[str], curves: dict[str, Curve]) -> None:
   num_columns = min(2, len(pairs))
   is_one_size = len({pair.sparse["dense_params"] for pair in pairs}) == 1
   axes = part.subplots(-(-len(pairs) // num_columns), num_columns, squeeze=False, sharex=True, sharey=is_one_size)
@@ -134,20 +139,20 @@ def _draw_all_active(part, pairs: Sequence[Pair], names: Sequence[str], curves: 
   _draw_legend(part, pairs, hidden="marker")
 
 
-def _draw_active(axis, colour: str, pair: Pair, curves: dict[str, Curve]) -> None:
+def _draw_active(axis: Axes, colour: str, pair: Pair, curves: dict[str, Curve]) -> None:
   active = _active(pair.sparse, curves)
   if active is None:
     axis.text(50, 0.4 * pair.twin_size, "no metrics file", ha="center", va="center", size=8)
   else:
     axis.step(*active, where="post", linestyle=_SPARSE["linestyle"], color=colour)
   axis.axhline(pair.twin_size, linestyle=pair.twin_look["linestyle"], color=colour)
-  # A curve begins at the dense size, drawn or not.
+  # The axis ends above the dense size, where a curve begins, also where there is no curve.
   axis.set(xlim=(0, 100), ylim=(0, 1.08 * pair.sparse["dense_params"]), xticks=range(0, 101, 25))
   style.count_axis(axis.yaxis)
 
 
-def _active(sparse: pd.Series, curves: dict[str, Curve]) -> tuple[np.ndarray, np.ndarray] | None:
-  """Percent of steps done, and active parameters from there on; None where only a metrics file could tell."""
+def _active(sparse: pd.Series, curves: dict[str, Curve]) -> tuple[Array, Array] | None:
+  """Percent of steps done, and active parameters from there on. None if only a metrics file could tell."""
   curve = curves.get(sparse["run"])
   if curve is not None:
     return np.linspace(0, 100, len(curve.step) + 1), np.append(curve.active, curve.active[-1])
@@ -156,7 +161,7 @@ def _active(sparse: pd.Series, curves: dict[str, Curve]) -> tuple[np.ndarray, np
     keys = parse_keys({name: row[name] for name in KEYS if name in row})
   except ConfigError as error:
     raise ConfigError(f"run {row['run']}: {error}") from error
-  # The events of explicit steps depend on the run's length, shares of it do not.
+  # Explicit steps need the run's length. Shares of it do not.
   is_explicit = keys.gmp_start_step >= 0 and "batch_tokens" in row
   num_steps = round(row["tokens"] / row["batch_tokens"]) if is_explicit else _NOMINAL_STEPS
   try:
@@ -170,14 +175,14 @@ def _active(sparse: pd.Series, curves: dict[str, Curve]) -> tuple[np.ndarray, np
   return 100 * steps / num_steps, row["dense_params"] * densities
 
 
-def _draw_losses(part, pairs: Sequence[Pair], names: Sequence[str]) -> None:
+def _draw_losses(part: SubFigure, pairs: Sequence[Pair], names: Sequence[str]) -> None:
   axis = part.subplots()
   sizes = [pair.sparse["average_params"] for pair in pairs]
   for index, (pair, name, size) in enumerate(zip(pairs, names, sizes)):
     look: dict[str, Any] = {"color": style.colour(index % _NUM_COLOURS), "markersize": 7}
     axis.plot(pair.twin_size, pair.twin_loss, **look | pair.twin_look | {"linestyle": "none"})
     axis.plot(size, pair.sparse["loss"], **look | _SPARSE | {"linestyle": "none"})
-    # To the side where there is room.
+    # The name goes to the side where there is room.
     is_right = size > 0.5 * (min(sizes) + max(sizes))
     where: Any = {"xytext": (-11, 0) if is_right else (11, 0), "ha": "right" if is_right else "left", "va": "center"}
     axis.annotate(name, (size, pair.sparse["loss"]), textcoords="offset points", size=8, **where)
@@ -187,8 +192,8 @@ def _draw_losses(part, pairs: Sequence[Pair], names: Sequence[str]) -> None:
   _draw_legend(part, pairs, hidden="linestyle")
 
 
-def _draw_legend(part, pairs: Iterable[Pair], hidden: str) -> None:
-  """What is sparse and what dense, in no pair's colour, above the panels so that it covers none of them."""
+def _draw_legend(part: SubFigure, pairs: Iterable[Pair], hidden: str) -> None:
+  """Says in black what is sparse and what is dense, above the panels so that it covers none of them."""
   looks = [_SPARSE, *(look for look in (_DENSE, _INTERPOLATED) if any(pair.twin_look is look for pair in pairs))]
   common: dict[str, Any] = {"color": "black", "markersize": 6}
   lines = [Line2D([], [], **common | look | {hidden: "none"}) for look in looks]

@@ -1,10 +1,13 @@
-"""Figures 4, 5 and 6: sweeps over the pruning schedule, batch size and learning rate, start and duration of pruning."""
+"""Figures 4, 5, 6: sweeps over the pruning schedule, over batch size and learning rate, over start and duration."""
 
 from collections.abc import Sequence
 import itertools
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 import numpy as np
 import pandas as pd
 
@@ -17,12 +20,12 @@ _FRACTIONS = ("gmp_dense_fraction", "gmp_prune_fraction")
 _LOSS = "final evaluation loss (nats per token)"
 # The paper's schedule: shares of the compute spent dense and pruning.
 _BEST = (0.25, 0.5)
-# What a panel varies, and the share that it holds.
+# What a panel varies, and the share that it keeps fixed.
 _FIXED = (f"start, with {style.percent(_BEST[1])} pruning", f"duration, with {style.percent(_BEST[0])} dense")
 
 
 def draw_schedules(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
-  """Figure 4: a panel for each size and length, a group of bars for each schedule, a bar for each sparsity."""
+  """Figure 4: a panel for each size and length, with a group of bars for each schedule and a bar for each sparsity."""
   del laws
   runs = _sparse(read_tables(inputs, _FRACTIONS))
   sizes, sparsities = _sizes(runs), sorted(runs["sparsity"].unique())
@@ -33,7 +36,7 @@ def draw_schedules(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, 
     table = _mean_loss(part, _FRACTIONS, "sparsity")
     _draw_bars(axis, table, sparsities)
     axis.set_title(_kind(size, length, sizes), size=9)
-    # Bars start below the least loss: differences between schedules are a percent of it.
+    # Bars start just below the least loss, because schedules differ by about a percent of it.
     losses = runs["loss"][_rounded(runs["dense_params"]) == size]
     room = losses.max() - losses.min() or 0.1
     axis.set_ylim(losses.min() - 0.15 * room, losses.max() + 0.05 * room)
@@ -45,12 +48,12 @@ def draw_schedules(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, 
 
 
 def draw_rates(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
-  """Figure 5: a grid of losses over batch size and learning rate for each sparsity, the best one framed."""
+  """Figure 5: for each sparsity a grid of losses over batch size and learning rate, with the best one framed."""
   del laws
   runs = read_tables(inputs, ("learning_rate", "batch_tokens"))
   _check_one_kind(runs)
   levels = sorted(runs["sparsity"].unique())
-  # A cell holds a bold loss and its frame; an inch goes to the colour bar.
+  # A cell needs room for a bold loss and its frame. The colour bar takes an inch.
   width = max(2.6, 0.8 * runs["learning_rate"].nunique()) + 1.0 / len(levels)
   figure, axes = style.panels(1, len(levels), width=width, height=2.9, sharey=True)
   limits = runs["loss"].min(), runs["loss"].max()
@@ -70,7 +73,7 @@ def draw_rates(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict
 def draw_phases(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
   """Figure 6: loss over the start of pruning (50 % pruning) and over its duration (25 % dense).
 
-  A row for each size, a column for each length.
+  Each size has a row and each length a column.
   """
   del laws
   runs = _sparse(read_tables(inputs, _FRACTIONS))
@@ -101,7 +104,7 @@ def _sparse(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _at_best(runs: pd.DataFrame, held: int) -> pd.DataFrame:
-  """The runs with the paper's share of what a panel holds."""
+  """The runs with the paper's share of what a panel keeps fixed."""
   at_best = runs[np.isclose(runs[_FRACTIONS[held]], _BEST[held])]
   if at_best.empty:
     raise ConfigError(f"{_FRACTIONS[held]}: no run has the paper's {_BEST[held]:g}, this figure needs runs that do")
@@ -109,7 +112,7 @@ def _at_best(runs: pd.DataFrame, held: int) -> pd.DataFrame:
 
 
 def _rounded(counts: pd.Series) -> pd.Series:
-  """To the three digits that titles show: a length that is no multiple of the batch size is still that length."""
+  """Rounded to the three digits that titles show, because a length is rarely a multiple of every batch size."""
   return counts.map(lambda count: float(f"{count:.3g}"))
 
 
@@ -118,7 +121,7 @@ def _sizes(runs: pd.DataFrame) -> list[float]:
 
 
 def _kind(size: float, length: float, sizes: Sequence[float]) -> str:
-  """The title of a panel's runs, with their size where there are several."""
+  """The title of a panel: its length, and its size if there are several."""
   return (f"{style.compact(size)} dense, " if len(sizes) > 1 else "") + f"{style.compact(length)} tokens"
 
 
@@ -127,7 +130,7 @@ def _key(size: float, length: float, sizes: Sequence[float]) -> str:
 
 
 def _check_one_kind(runs: pd.DataFrame) -> None:
-  """Refuses runs that cannot share a grid; batch sizes make lengths differ a little."""
+  """Refuses runs that cannot share a grid. Lengths may differ a little, as batch sizes make them."""
   for column, most in (("dense_params", 1.02), ("tokens", 1.5)):
     low, high = runs[column].min(), runs[column].max()
     if high > most * low:
@@ -138,10 +141,10 @@ def _check_one_kind(runs: pd.DataFrame) -> None:
 
 
 def _mean_loss(runs: pd.DataFrame, rows: Sequence[str], columns: str) -> pd.DataFrame:
-  """Mean loss over repeats; NaN where a combination was not run.
+  """Mean loss over repeats, NaN where a combination was not run.
 
   Raises:
-    ConfigError: runs of one combination differ in another setting, so they are no repeats.
+    ConfigError: runs of one combination differ in another setting, so they are not repeats.
   """
   cells = runs.groupby([*rows, columns])
   for setting in sorted({*KEYS, "learning_rate", "batch_tokens"}.intersection(runs) - {*rows, columns}):
@@ -157,20 +160,25 @@ def _schedule_name(shares: Any) -> str:
   return "({:g}, {:g})".format(*(100 * share for share in shares))
 
 
-def _draw_bars(axis, table: pd.DataFrame, sparsities: Sequence[float]) -> None:
+def _draw_bars(axis: Axes, table: pd.DataFrame, sparsities: Sequence[float]) -> None:
   width = 0.8 / len(sparsities)
   for index, level in enumerate(sparsities):
     if level not in table:
       continue
     places = np.arange(len(table)) + (index - (len(sparsities) - 1) / 2) * width
-    look = {"color": style.colour(index), "hatch": style.HATCHES[index % len(style.HATCHES)], "edgecolor": "white"}
+    look: dict[str, Any] = {
+      "color": style.colour(index),
+      "hatch": style.HATCHES[index % len(style.HATCHES)],
+      "edgecolor": "white",
+    }
     axis.bar(places, table[level], width, label=style.percent(level), linewidth=0.4, **look)
   axis.set_xticks(range(len(table)), [_schedule_name(shares) for shares in table.index])
   axis.set_ylabel(_LOSS)
   axis.grid(axis="x", visible=False)
 
 
-def _draw_grid(axis, grid: pd.DataFrame, limits: tuple[float, float]):
+def _draw_grid(axis: Axes, grid: pd.DataFrame, limits: tuple[float, float]) -> AxesImage:
+  """Draws one sparsity's losses, dark where the loss is high."""
   image = axis.imshow(grid.to_numpy(), cmap="Greys", vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto")
   middle = 0.5 * (limits[0] + limits[1])
   best = divmod(int(np.nanargmin(grid.to_numpy())), grid.shape[1])
@@ -185,14 +193,12 @@ def _draw_grid(axis, grid: pd.DataFrame, limits: tuple[float, float]):
   return image
 
 
-def _frame(row: int, column: int):
-  from matplotlib.patches import Rectangle
-
+def _frame(row: int, column: int) -> Rectangle:
   return Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor="black", linewidth=2)
 
 
-def _draw_phase(axis, runs: pd.DataFrame, varied: int, sparsities: Sequence[float]) -> dict[float, float]:
-  """A line for each sparsity over the share that varies; returns each one's best share."""
+def _draw_phase(axis: Axes, runs: pd.DataFrame, varied: int, sparsities: Sequence[float]) -> dict[float, float]:
+  """Draws a line for each sparsity over the share that varies, and returns the best share of each."""
   if runs.empty:
     axis.text(0.5, 0.5, "not run", ha="center", va="center", transform=axis.transAxes)
     return {}
@@ -203,11 +209,11 @@ def _draw_phase(axis, runs: pd.DataFrame, varied: int, sparsities: Sequence[floa
     axis.plot(100 * known.index.to_numpy(), known.to_numpy(), label=style.percent(level), **look)
   axis.set_xticks(100 * table.index.to_numpy())
   axis.set_xlabel(("dense share (% of compute)", "pruning share (% of compute)")[varied])
-  return table.idxmin().to_dict()
+  return {float(level): float(share) for level, share in table.idxmin().items()}
 
 
-def _draw_legend(figure: Figure, axes: np.ndarray) -> None:
-  """Of all panels: not every one has runs of every sparsity."""
+def _draw_legend(figure: Figure, axes: Any) -> None:
+  """One legend for all panels, because not every panel has runs of every sparsity."""
   entries: dict[str, Any] = {}
   for axis in axes.flat:
     entries |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels())}

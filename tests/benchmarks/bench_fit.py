@@ -53,7 +53,7 @@ def numeric(runs: pd.DataFrame) -> Callable[[np.ndarray], float]:
 
 def analytic(runs: pd.DataFrame) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
   """Our objective with its gradient, for one point at a time."""
-  objective, first = Objective(LAWS["average"], runs, 1), np.array([0])
+  objective, first = Objective(LAWS["average"], runs, 1, np.ones((1, len(runs)))), np.array([0])
 
   def both(theta: np.ndarray) -> tuple[float, np.ndarray]:
     value, gradient = objective(theta[None], first)

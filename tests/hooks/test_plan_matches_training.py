@@ -33,7 +33,7 @@ def planned_and_trained(request, worker, out):
   name = f"planned_{request.param}"
   command = arguments(out, name, **RUNS[request.param], per_device_batch_size=8)
   output = CliRunner().invoke(app, ["plan", *command, "--chips", "1", "--json"])
-  report = plan_run(command, RunOptions(num_chips=1)).report
+  report = plan_run(command, RunOptions(num_chips=1)).plan
   return json.loads(output.stdout), report, command, worker.train(out, name, **RUNS[request.param])
 
 

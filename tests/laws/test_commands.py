@@ -11,11 +11,13 @@ import typer
 from typer.testing import CliRunner
 
 from maxtext_sparse.cli.laws import register
+from maxtext_sparse.laws.forms import LAWS
 from tests.laws.conftest import public_file
 
 app = typer.Typer(pretty_exceptions_enable=False)
 register(app)
 
+LEVELS = {"0", "0.2", "0.4", "0.6", "0.8"}
 FIT_KEYS = ["law", "n", "coefficients", "standard_errors", "objective", "mae", "mae_by_sparsity"]
 
 
@@ -37,16 +39,16 @@ def test_fit_json_has_the_contract_keys(table, law):
   content = json.loads(result.stdout)
   assert list(content) == FIT_KEYS and content["law"] == law and content["n"] == 30
   assert content["coefficients"].keys() == content["standard_errors"].keys()
-  assert set(content["mae_by_sparsity"]) == {"0", "0.2", "0.4", "0.6", "0.8"}
+  assert set(content["mae_by_sparsity"]) == LEVELS
   assert all(error is None or math.isfinite(error) for error in content["standard_errors"].values())
 
 
 def test_fit_all_sets_laws_side_by_side(table):
   content = json.loads(call("fit", table, "--law", "all", "--json", "--bootstrap", 0).stdout)
-  assert [law["law"] for law in content["laws"]] == ["average", "chinchilla", "chinchilla-final", "frantar"]
-  assert all(set(FIT_KEYS) < set(law) and law["held_out_mae"] > 0 for law in content["laws"])
+  assert [law["law"] for law in content["laws"]] == list(LAWS)
+  assert all(set(FIT_KEYS) < set(law) and set(law["held_out_mae_by_sparsity"]) == LEVELS for law in content["laws"])
   text = call("fit", table, "--law", "all").stdout
-  assert "held out" in text.splitlines()[0] and len(text.splitlines()) == 6
+  assert "held out" in text.splitlines()[0] and "S=0.8" in text
 
 
 def test_fit_text_shows_units_errors_and_held_out(table):
@@ -71,7 +73,7 @@ def test_the_public_figures_come_out_of_commands(tmp_path):
   assert laws["frantar"]["objective"] / 48 == pytest.approx(4.880e-6, abs=5e-10)
   assert laws["average"]["objective"] <= 9.645e-4
   maes = {name: round(law["mae"], 3) for name, law in laws.items()}
-  assert maes == {"average": 0.046, "chinchilla": 0.082, "chinchilla-final": 0.079, "frantar": 0.012}
+  assert maes.items() >= {"average": 0.046, "chinchilla": 0.082, "chinchilla-final": 0.079, "frantar": 0.012}.items()
 
 
 def test_predict(table):

@@ -9,11 +9,12 @@ from maxtext_sparse.config import SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import fit
 from maxtext_sparse.laws.forms import LAWS
-from maxtext_sparse.laws.predict import average_density, extrapolations, point, point_of_config, predictions
-from maxtext_sparse.laws.recommend import best_point, Budget, recommend
+from maxtext_sparse.laws.predict import average_density, candidate, candidate_of_config, extrapolations, predictions
+from maxtext_sparse.laws.recommend import best_run, recommend, TrainingBudget
 from maxtext_sparse.laws.runs_table import check_runs
 from maxtext_sparse.laws.shapes import nearest_shape, SUITE
 from maxtext_sparse.laws.uncertainty import bootstrap
+from maxtext_sparse.plan.cost import tokens_per_step
 from tests.laws.conftest import average_law, runs_of
 
 
@@ -55,14 +56,14 @@ def test_average_density_by_steps_and_cubic():
 
 
 def test_point_flops():
-  run = point(1e9, 0.8, 1e11)
+  run = candidate(1e9, 0.8, 1e11)
   np.testing.assert_allclose(run.effective_flops, 6 * 0.3991 * 1e9 * 1e11, rtol=2e-4)
   assert run.hardware_flops == 6e20 and run.final_params == pytest.approx(2e8)
 
 
 def test_predictions_of_exact_runs(exact):
   resamples = bootstrap(exact, 20)
-  inside, outside = predictions(exact, resamples, [point(138e6, 0.4, 4e10), point(5e9, 0.9, 4e10)])
+  inside, outside = predictions(exact, resamples, [candidate(138e6, 0.4, 4e10), candidate(5e9, 0.9, 4e10)])
   assert inside["loss"] == pytest.approx(float(average_law({"average_params": inside["average_params"], "tokens": 4e10})))
   assert inside["interval"][0] <= inside["loss"] * 1.0001 and inside["loss"] <= inside["interval"][1] * 1.0001
   assert inside["extrapolates"] == []
@@ -70,7 +71,7 @@ def test_predictions_of_exact_runs(exact):
 
 
 def test_extrapolation_names_how_far(exact):
-  (text,) = extrapolations(exact, point(138e6, 0.4, 1.74e12))
+  (text,) = extrapolations(exact, candidate(138e6, 0.4, 1.74e12))
   assert text == "tokens 1.74e+12 is outside the fitted 8.4e+09 to 1.74e+11, 10 times the largest"
 
 
@@ -82,7 +83,7 @@ def closed_form(fitted, flops):
 
 
 def test_without_a_cap_the_optimum_is_dense_and_chinchillas(exact):
-  best = best_point(exact, Budget(1e20))
+  best = best_run(exact, TrainingBudget(1e20))
   assert best.sparsity == 0
   np.testing.assert_allclose(best.dense_params, closed_form(exact, 1e20), rtol=1e-5)
   np.testing.assert_allclose(best.effective_flops, 1e20)
@@ -91,17 +92,17 @@ def test_without_a_cap_the_optimum_is_dense_and_chinchillas(exact):
 def test_under_a_cap_sparsity_keeps_the_optimal_average(exact):
   """The average law wants N_avg = N* whatever the sparsity; the least sparsity that meets the cap gives it."""
   wanted = closed_form(exact, 1e20)
-  best = best_point(exact, Budget(1e20, max_final_params=0.7 * wanted))
+  best = best_run(exact, TrainingBudget(1e20, max_final_params=0.7 * wanted))
   np.testing.assert_allclose(best.average_params, wanted, rtol=1e-2)
   assert best.final_params <= 0.7 * wanted * (1 + 1e-6) and 0 < best.sparsity < 0.8
-  tighter = best_point(exact, Budget(1e20, max_final_params=0.1 * wanted))
+  tighter = best_run(exact, TrainingBudget(1e20, max_final_params=0.1 * wanted))
   assert tighter.sparsity == pytest.approx(0.8)
   np.testing.assert_allclose(tighter.final_params, 0.1 * wanted, rtol=1e-6)
 
 
 def test_recommendation_respects_budget_and_cap(exact):
   cap = 0.6 * closed_form(exact, 4e19)
-  result = recommend(exact, bootstrap(exact, 50), Budget(4e19, cap, num_chips=4))
+  result = recommend(exact, bootstrap(exact, 50), TrainingBudget(4e19, cap, num_chips=4))
   for name in ("best", "runnable", "dense_alternative"):
     assert result[name]["effective_flops"] == pytest.approx(4e19)
     assert result[name]["final_params"] <= cap * (1 + 1e-6)
@@ -114,7 +115,7 @@ def test_recommendation_respects_budget_and_cap(exact):
 
 
 def test_recommendation_warns_beyond_the_fitted_range(exact):
-  result = recommend(exact, bootstrap(exact, 10), Budget(1e24))
+  result = recommend(exact, bootstrap(exact, 10), TrainingBudget(1e24))
   warnings = result["warnings"]
   assert len(warnings) == 4 and all("outside the fitted" in text for text in warnings)
   assert sum("extrapolation: best, dense alternative: " in text for text in warnings) == 2
@@ -123,28 +124,28 @@ def test_recommendation_warns_beyond_the_fitted_range(exact):
 
 
 def test_a_dense_run_of_the_caps_size_is_said_to_be_that(exact):
-  result = recommend(exact, bootstrap(exact, 10), Budget(4e19, max_final_params=5e7, max_sparsity=0.0))
+  result = recommend(exact, bootstrap(exact, 10), TrainingBudget(4e19, max_final_params=5e7, max_sparsity=0.0))
   assert result["difference"]["verdict"] == "a dense run is best: it has the cap's size"
 
 
 @pytest.mark.parametrize(("flops", "bound", "words"), [(1e40, 4.35e10, "above the largest"), (1e10, 4.2e5, "below the")])
 def test_the_end_of_the_search_is_said(exact, flops, bound, words):
-  result = recommend(exact, bootstrap(exact, 10), Budget(flops))
+  result = recommend(exact, bootstrap(exact, 10), TrainingBudget(flops))
   assert result["best"]["dense_params"] == pytest.approx(bound, rel=1e-3)
   assert result["warnings"][0].startswith(f"search: ends at dense_params {bound:.4g}") and words in result["warnings"][0]
 
 
 def test_less_than_a_token_is_refused(exact):
   with pytest.raises(ConfigError, match=r"--flops=1000: less than one token"):
-    best_point(exact, Budget(1000))
+    best_run(exact, TrainingBudget(1000))
 
 
 def test_no_runnable_shape_under_the_cap_is_said(exact):
   """A vocabulary of 32,000 alone costs a hidden size times that."""
-  budget = Budget(4e19, max_final_params=5e7, num_chips=100_000)
+  budget = TrainingBudget(4e19, max_final_params=5e7, num_chips=100_000)
   result = recommend(exact, bootstrap(exact, 10), budget)
   assert result["runnable"] is None and any(text.startswith("runnable: no shape") for text in result["warnings"])
-  small = recommend(exact, bootstrap(exact, 10), Budget(1e13, max_final_params=1e6, vocab=512))
+  small = recommend(exact, bootstrap(exact, 10), TrainingBudget(1e13, max_final_params=1e6, vocab=512))
   assert small["runnable"]["shape"]["vocab_size"] == 512 and small["runnable"]["final_params"] <= 1e6
 
 
@@ -160,12 +161,12 @@ def test_no_runnable_shape_under_the_cap_is_said(exact):
 )
 def test_bad_budgets(values, message):
   with pytest.raises(ConfigError, match=message):
-    Budget(**values)
+    TrainingBudget(**values)
 
 
 def test_a_cap_below_reach_is_refused(exact):
   with pytest.raises(ConfigError, match="100 times below the smallest"):
-    best_point(exact, Budget(1e20, max_final_params=1e3))
+    best_run(exact, TrainingBudget(1e20, max_final_params=1e3))
 
 
 CONFIG = """
@@ -183,10 +184,25 @@ def test_point_of_a_config(tmp_path):
   (tmp_path / "58m.yml").write_text(CONFIG)
   run_keys = "steps: 7000\nper_device_batch_size: 8\nmax_target_length: 2048\nsparsity: 0.8\n"
   (tmp_path / "run.yml").write_text("base_config: 58m.yml\n" + run_keys)
-  run = point_of_config(str(tmp_path / "run.yml"), None, num_devices=16)
+  run = candidate_of_config(str(tmp_path / "run.yml"), None, num_devices=16)
   assert run.dense_params == 41_549_824 and run.tokens == 7000 * 8 * 2048 * 16
   np.testing.assert_allclose(run.average_density, 0.3991, atol=0.01)
-  assert point_of_config(str(tmp_path / "58m.yml"), 1e9).average_density == 1.0
+  assert candidate_of_config(str(tmp_path / "58m.yml"), 1e9).average_density == 1.0
+
+
+def test_tokens_of_a_config_are_those_of_the_planner(tmp_path):
+  """Both count accumulated micro batches and whole sequences: int(3 x 0.5) x 4 x 2048 tokens a step."""
+  path = tmp_path / "run.yml"
+  keys = "steps: 100\nper_device_batch_size: 0.5\nmax_target_length: 2048\ngradient_accumulation_steps: 4\n"
+  path.write_text(CONFIG + keys)
+  run = candidate_of_config(str(path), None, num_devices=3)
+  flat = {"per_device_batch_size": 0.5, "max_target_length": 2048, "gradient_accumulation_steps": 4}
+  assert run.tokens == 100 * 4 * 2048 == 100 * tokens_per_step(flat, 3)
+  with pytest.raises(ConfigError, match=r"less than one sequence a step on 1 devices, give --devices or --tokens"):
+    candidate_of_config(str(path), None)
+  path.write_text(CONFIG + keys + "enable_rampup_batch_size: true\n")
+  with pytest.raises(ConfigError, match="enable_rampup_batch_size=True: steps differ in their tokens, give --tokens"):
+    candidate_of_config(str(path), None)
 
 
 @pytest.mark.parametrize(
@@ -198,19 +214,19 @@ def test_point_of_a_config(tmp_path):
     ("- 1", "must be a YAML mapping"),
     (CONFIG + "sparsity: 1.5\nsteps: 10", "sparsity=1.5"),
     (CONFIG + "prune_exclude: [mlp]", r"prune_exclude=\['mlp'\]: changes what is prunable, give --dense-params"),
-    (CONFIG + "base_config: none.yml", "base_config=none.yml: no such file beside it"),
+    (CONFIG + "base_config: none.yml", "base_config=none.yml: must be a file beside it"),
   ],
 )
 def test_bad_configs(tmp_path, text, message):
   path = tmp_path / "c.yml"
   path.write_text(text)
   with pytest.raises(ConfigError, match=message):
-    point_of_config(str(path), None)
+    candidate_of_config(str(path), None)
 
 
 def test_a_config_of_no_devices_is_refused(tmp_path):
   with pytest.raises(ConfigError, match=r"--devices=0: must be a positive number"):
-    point_of_config(str(tmp_path / "c.yml"), None, num_devices=0)
+    candidate_of_config(str(tmp_path / "c.yml"), None, num_devices=0)
 
 
 def test_nearest_shape_takes_another_depth_where_the_chips_ask_for_it():
@@ -225,5 +241,5 @@ def test_nearest_shape_stays_below_a_cap():
 
 
 def test_recommendation_never_exceeds_the_sparsity_cap(exact):
-  result = recommend(exact, bootstrap(exact, 10), Budget(4e19, max_final_params=5e7, max_sparsity=0.6))
+  result = recommend(exact, bootstrap(exact, 10), TrainingBudget(4e19, max_final_params=5e7, max_sparsity=0.6))
   assert result["runnable"]["sparsity"] <= 0.6 and result["runnable"]["final_params"] <= 5e7

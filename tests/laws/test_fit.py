@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws import forms, lbfgs
 from maxtext_sparse.laws.fit import draw_starts, evaluate, fit, huber, Objective
-from maxtext_sparse.laws.forms import Law, law_named, LAWS
+from maxtext_sparse.laws.forms import law_named, LAWS
+from maxtext_sparse.laws.law import Coefficient, Law
 from maxtext_sparse.laws.runs_table import check_runs
 from tests.laws.conftest import average_law, runs_of
 
@@ -175,8 +177,8 @@ def test_our_frantar_law_has_the_published_objective_on_the_vit_runs(vit):
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_coefficients_lead_back_to_the_optimised_values(law, runs):
-  theta = fit(law, runs).theta
-  np.testing.assert_allclose(law.theta(law.coefficients(theta)), theta, rtol=1e-12)
+  fitted = fit(law, runs)
+  np.testing.assert_allclose(fitted.law.theta(fitted.coefficients), fitted.theta, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +231,15 @@ def test_two_token_counts_are_fitted_and_reported_as_undetermined():
   assert {"B", "beta"} <= set(fitted.undetermined)
 
 
+def test_a_weight_of_two_is_the_run_twice(runs):
+  """Objective, mean error and bootstrap all count the weight."""
+  weighted = fit(LAWS["average"], runs.assign(weight=np.where(runs.index < 5, 2.0, 1.0)))
+  repeated = fit(LAWS["average"], check_runs(pd.concat([runs, runs.head(5)])))
+  np.testing.assert_allclose(weighted.objective, repeated.objective, rtol=1e-9)
+  np.testing.assert_allclose(weighted.mae, repeated.mae, rtol=1e-5)
+  assert weighted.objective > fit(LAWS["average"], runs).objective
+
+
 def test_unknown_law():
   with pytest.raises(ConfigError, match="--law=kaplan: must be average, chinchilla"):
     law_named("kaplan")
@@ -236,11 +247,10 @@ def test_unknown_law():
 
 def test_a_new_law_is_one_class(runs):
   """A law of the data alone, declared here."""
-  from maxtext_sparse.laws.forms import Parameter
 
   class DataOnly(Law):
     equation = "L = B / D^beta"
-    parameters = (Parameter("B", (0.0, 5.0, 10.0), is_log=True), Parameter("beta", (0.0, 0.5), varies_with="tokens"))
+    parameters = (Coefficient("B", (0.0, 5.0, 10.0), is_log=True), Coefficient("beta", (0.0, 0.5), varies_with="tokens"))
 
     @staticmethod
     def terms(theta, log_n, log_d, log_density):

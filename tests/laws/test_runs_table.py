@@ -124,6 +124,20 @@ def test_a_wrong_published_file_is_refused(tmp_path, source, content, message):
     convert(str(path), source)
 
 
+def test_another_column_can_be_the_loss(runs, tmp_path):
+  path = tmp_path / "RUNS.csv"
+  runs.assign(wikitext_loss=runs["loss"] + 1).to_csv(path, index=False)
+  np.testing.assert_allclose(read_runs(str(path), "wikitext_loss")["loss"], runs["loss"] + 1)
+  with pytest.raises(ConfigError, match=r"--loss-column=wikitext: .* has no such column, did you mean wikitext_loss\?"):
+    read_runs(str(path), "wikitext")
+
+
+@pytest.mark.parametrize("column", ["weight", "bits"])
+def test_optional_columns_are_checked(runs, column):
+  with pytest.raises(ConfigError, match=f"row 4 .*{column}=0: must be a positive number"):
+    check_runs(changed(runs.assign(**{column: 1.0}), 3, **{column: 0}))
+
+
 def test_row_numbers_do_not_depend_on_the_index(runs):
   table = pd.concat([runs, changed(runs.head(1), 0, loss=-2.0)])
   with pytest.raises(ConfigError, match="row 31 "):

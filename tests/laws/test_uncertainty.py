@@ -6,7 +6,7 @@ import pytest
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import at_optimum, fit, minimise_from
 from maxtext_sparse.laws.forms import LAWS
-from maxtext_sparse.laws.predict import as_columns, point
+from maxtext_sparse.laws.predict import as_columns, candidate
 from maxtext_sparse.laws.runs_table import check_runs
 from maxtext_sparse.laws.uncertainty import bootstrap, held_out_mae, interval, leave_one_sparsity_out
 from tests.laws.conftest import average_law, runs_of
@@ -22,7 +22,7 @@ def test_bootstrap_repeats_with_its_seed(runs):
 def test_standard_errors_agree_with_refits_to_new_data():
   """The bootstrap's spread of the predicted loss against that over 25 independent draws of the scatter."""
   generator = np.random.default_rng(0)
-  columns = as_columns([point(200e6, 0.5, 50e9)])
+  columns = as_columns([candidate(200e6, 0.5, 50e9)])
 
   def draw():
     scatter = np.exp(generator.normal(0, 0.01, 30))

@@ -2,9 +2,10 @@
 
 import pytest
 
-from maxtext_sparse.config import ConfigError, parse_keys
+from maxtext_sparse.config import parse_keys
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_flops, steps_for_tokens
-from maxtext_sparse.plan.cost import make_report
+from maxtext_sparse.plan.cost import make_plan
 
 PRUNABLE, BATCH = 137_822_208, 2_097_152
 
@@ -42,13 +43,13 @@ def test_tokens_pay_for_whole_steps():
 def test_flops_pay_for_the_longest_run_within_them(sparsity, flops):
   keys = parse_keys({"sparsity": sparsity})
   steps = steps_for_flops(flops, keys, PRUNABLE, BATCH)
-  cost = lambda steps: make_report(keys, steps, PRUNABLE, BATCH).effective_flops
+  cost = lambda steps: make_plan(keys, steps, PRUNABLE, BATCH).effective_flops
   assert cost(steps) <= flops < cost(steps + 1)
 
 
 def test_the_cost_of_a_run_is_the_budget_that_buys_it():
   keys = parse_keys({"sparsity": 0.8})
-  flops = make_report(keys, 16000, PRUNABLE, BATCH).effective_flops
+  flops = make_plan(keys, 16000, PRUNABLE, BATCH).effective_flops
   assert steps_for_flops(flops, keys, PRUNABLE, BATCH) == 16000
 
 
@@ -56,7 +57,7 @@ def test_a_budget_below_one_event_names_the_smallest():
   keys = parse_keys({"sparsity": 0.5})
   with pytest.raises(ConfigError, match=r"--flops=1e\+12: too small .* needs at least ([0-9.e+]+) for 209 steps"):
     steps_for_flops(1e12, keys, PRUNABLE, BATCH)
-  least = make_report(keys, 209, PRUNABLE, BATCH).effective_flops
+  least = make_plan(keys, 209, PRUNABLE, BATCH).effective_flops
   assert steps_for_flops(least, keys, PRUNABLE, BATCH) == 209
 
 

@@ -4,12 +4,13 @@ import math
 
 import pytest
 
-from maxtext_sparse.config import ConfigError, parse_keys
-from maxtext_sparse.plan.cost import checked_keys, make_report
+from maxtext_sparse.config import parse_keys
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.plan.cost import checked_keys, make_plan
 
 
 def report(steps=72200, num_prunable=None, tokens_per_step=None, **keys):
-  return make_report(parse_keys(keys), steps, num_prunable, tokens_per_step)
+  return make_plan(parse_keys(keys), steps, num_prunable, tokens_per_step)
 
 
 @pytest.mark.parametrize(("steps", "sparsity", "start", "end"), [(72200, 0.5, 12500, 47200), (26800, 0.6, 4100, 16600)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks import registry
 from maxtext_sparse.plan.models import load_model
 

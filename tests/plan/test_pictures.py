@@ -2,15 +2,16 @@
 
 import pytest
 
-from maxtext_sparse.config import ConfigError, parse_keys
+from maxtext_sparse.config import parse_keys
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.chart import draw, short
-from maxtext_sparse.plan.cost import make_report
+from maxtext_sparse.plan.cost import make_plan
 from maxtext_sparse.plots.plan import save_figure
 
 
 @pytest.fixture
 def report():
-  return make_report(parse_keys({"sparsity": 0.5}), 72200, 1_000_000)
+  return make_plan(parse_keys({"sparsity": 0.5}), 72200, 1_000_000)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_the_plot_falls_from_all_weights_to_half(report):
 
 
 def test_tick_labels_that_would_touch_are_left_out():
-  report = make_report(parse_keys({"sparsity": 0.5, "gmp_dense_fraction": 0.01}), 72200)
+  report = make_plan(parse_keys({"sparsity": 0.5, "gmp_dense_fraction": 0.01}), 72200)
   assert draw(report)[-1].split()[0] == "0"
   assert draw(report)[-1].split()[-2:] == ["72200", "steps"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maxtext_sparse.config import ConfigError
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.twins import hidden_size_unit, TwinFinder
 
 FLAT = {
@@ -72,7 +72,7 @@ def test_a_named_model_allows_its_shapes_to_be_overridden():
 
 
 def test_too_many_chips_for_a_small_target():
-  with pytest.raises(ConfigError, match="the smallest hidden size, 768, has 137822208 already; use fewer --chips"):
+  with pytest.raises(ConfigError, match="the smallest hidden size, 768, already has 137822208; use fewer --chips"):
     TwinFinder(FLAT, count, 256).find(0.8, 5e7)
 
 
