@@ -190,10 +190,7 @@ def bits_name(bits: float) -> str:
 
 def _hat(x: Array, knots: Array, index: int) -> Array:
   """Weight [n] of a knot in the piecewise linear function through the (decreasing) knots, straight beyond the ends."""
-  weights = np.zeros((len(x), len(knots)))
-  # The segment of each x: segment j lies between knots j and j + 1.
+  # Segment j lies between knots j and j + 1.
   segment = np.clip(np.searchsorted(-knots, -x, side="right") - 1, 0, len(knots) - 2)
   share = (x - knots[segment]) / (knots[segment + 1] - knots[segment])
-  rows = np.arange(len(x))
-  weights[rows, segment], weights[rows, segment + 1] = 1.0 - share, share
-  return weights[:, index]
+  return np.where(segment == index - 1, share, np.where(segment == index, 1.0 - share, 0.0))

@@ -122,8 +122,8 @@ class FitReport:
   def _blocks(self, pictures: Sequence[Picture]) -> Iterator[Block]:
     fit, summary = self.summary.fit, self.summary
     yield Paragraph(
-      f"{fit.law.equation}, N = {fit.law.size}, D = tokens. {len(fit.runs)} runs. Sum of Huber losses {fit.objective:.6g}, "
-      f"mean absolute error {fit.mae:.4f}, on left-out sparsities {number(self._held_out(), '.4f')}."
+      f"{fit.law.equation}, N = {fit.law.size}, D = tokens. {len(fit.runs)} runs. Sum of Huber losses "
+      f"{fit.objective:.6g}, mean absolute error {fit.mae:.4f}, on left-out sparsities {number(self._held_out(), '.4f')}."
     )
     yield Heading("Coefficients")
     yield DataTable("coefficients", ("coefficient", "value", "std. error", "unit"), list(summary.coefficient_rows()))
@@ -153,8 +153,8 @@ class FitReport:
     yield "Which form?", f"{fit.law.equation}, the law `{fit.law.name}`."
     yield (
       "What is related, in which units?",
-      f"Final evaluation loss (nats per token, column {self.request.loss_column}) to N = {fit.law.size} (prunable weights, "
-      "without embeddings and norms), D (tokens) and, where the form has it, S (share of N removed).",
+      f"Final evaluation loss (nats per token, column {self.request.loss_column}) to N = {fit.law.size} (prunable "
+      "weights, without embeddings and norms), D (tokens) and, where the form has it, S (share of N removed).",
     )
     yield "Which parameters are fitted?", ", ".join(f"{p.name} ({p.unit})" for p in fit.law.parameters) + "."
     yield (
@@ -199,7 +199,8 @@ class FitReport:
   def _open_points(self) -> Iterator[str]:
     fit = self.summary.fit
     if fit.undetermined:
-      yield f"Starts with the same objective disagree on {', '.join(fit.undetermined)}, and by {fit.spread:.2g} on a loss."
+      names = ", ".join(fit.undetermined)
+      yield f"Starts with the same objective disagree on {names}, and by {fit.spread:.2g} on a loss."
     open_profiles = [profile.name for profile in self.profiles if profile.is_open]
     if open_profiles:
       yield f"The profiles of {', '.join(open_profiles)} hardly rise on a side, so the runs leave them open there."

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.laws import forms, lbfgs
+from maxtext_sparse.laws import forms, lbfgs, multiplier
 from maxtext_sparse.laws.fit import draw_starts, evaluate, fit, huber, Objective
 from maxtext_sparse.laws.forms import law_named, LAWS
 from maxtext_sparse.laws.law import Coefficient, Law
@@ -75,11 +75,13 @@ def literal_objective(law, theta, weights, runs):
 def test_objective_and_gradient_agree_with_automatic_differentiation(law, runs, monkeypatch):
   """The law's own terms, traced by JAX, against the closed form."""
   generator = np.random.default_rng(0)
+  law = law.for_runs(runs)
   starts = draw_starts(law, 8, seed=3)
   theta = starts + generator.normal(0, 0.1, starts.shape)
   weights = generator.integers(0, 3, (8, len(runs))).astype(np.float64)
   found, gradient = Objective(law, runs, 8, weights)(theta, np.arange(8))
-  monkeypatch.setattr(forms, "np", jnp)
+  for module in (forms, multiplier):
+    monkeypatch.setattr(module, "np", jnp)
   with jax.enable_x64(True):
     for lane in range(8):
       literal = functools.partial(literal_objective, law, weights=weights[lane], runs=runs)
