@@ -24,7 +24,7 @@ _Resamples = Annotated[int, typer.Option("--bootstrap", help="Resamples of the r
 _Keys = Annotated[
   list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Schedule, e.g. pruning_schedule=cubic.")
 ]
-_LAW_NAMES = "average, chinchilla (dense N), chinchilla-final, frantar, multiplier or multiplier-power"
+_LAW_NAMES = "Law: average, chinchilla (dense N), chinchilla-final, frantar, multiplier or multiplier-power"
 _Law = Annotated[str, typer.Option(help=f"{_LAW_NAMES}.")]
 _Size = Annotated[str | None, typer.Option(help="N of the multiplier laws: dense (the default) or final.")]
 _LossColumn = Annotated[str, typer.Option(help="Column with the loss, for runs with several evaluations.")]
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 def fit(
   runs: _Runs,
-  law: Annotated[str, typer.Option(help=f"{_LAW_NAMES}; or all.")] = "average",
+  law: Annotated[str, typer.Option(help=f"{_LAW_NAMES}; all for a comparison.")] = "average",
   size: _Size = None,
   loss_column: _LossColumn = "loss",
   starts: _Starts = "100",
@@ -216,19 +216,29 @@ def plot(
 
 
 def convert(
-  data: Annotated[str, typer.Argument(help="A published file: t5-data.csv or vit-data.json.")],
-  source: Annotated[str, typer.Option(help="t5 or vit, the runs of Frantar et al. (2023).")],
+  data: Annotated[str, typer.Argument(help="File, or for tensorboard the folder of the runs.")],
+  source: Annotated[str, typer.Option(help="Where the runs are from: t5, vit, wandb, tensorboard or chinchilla.")],
   out: Annotated[str, typer.Option(help="Where to write the table.")] = "RUNS.csv",
+  dense_params: Annotated[
+    list[str] | None, typer.Option(help="Prunable weights of runs that do not log them: COUNT or RUN=COUNT.")
+  ] = None,
   as_json: Json = False,
 ) -> None:
-  """Turns published runs into a RUNS.csv.
+  """Turns runs that were published or tracked elsewhere into a RUNS.csv.
+
+  t5 and vit: the published files of Frantar et al. (2023). wandb: a runs table of Weights & Biases, exported as CSV.
+  tensorboard: a folder with MaxText's event files, a folder for each run. chinchilla: a CSV of dense runs with params,
+  tokens and loss.
 
   Example: maxtext-sparse convert t5-data.csv --source t5 --out t5.csv
+
+  Example: maxtext-sparse convert runs --source tensorboard --dense-params dense=1.38e8
   """
   with one_line_errors():
     from maxtext_sparse.laws.public_data import convert as converted
+    from maxtext_sparse.laws.tracking import parse_dense_params
 
-    table = converted(data, source)
+    table = converted(data, source, parse_dense_params(dense_params or []))
     if os.path.exists(out) and os.path.samefile(data, out):
       raise ConfigError(f"--out={out}: is the published file itself, must be another file")
     try:

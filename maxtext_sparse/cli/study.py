@@ -18,7 +18,7 @@ _INTERRUPTED_STATUS = 130
 def register(app: typer.Typer) -> None:
   """Adds the commands of this module, and `submit` of the cluster's."""
   sweeps = new_group("Makes a study of many runs, trains it here or on a cluster, and collects what came out.")
-  for command in (make, run, status, collect):
+  for command in (make, run, status, collect, report):
     add(sweeps, command)
   add(sweeps, submit, cls=XpkCommand)
   app.add_typer(sweeps, name="sweep", rich_help_panel=STUDY)
@@ -139,3 +139,30 @@ def collect(
     return
   print(table_text(rows), end="")
   print(f"table: {path}", file=sys.stderr)
+
+
+def report(
+  directory: _Folder,
+  out: Annotated[str | None, typer.Option(help="Folder to write, if not report in DIR.")] = None,
+  law: Annotated[str, typer.Option(help="Law that is fitted to the runs.")] = "average",
+  allow_unfinished: Annotated[
+    bool, typer.Option("--allow-unfinished", help="Leave out the runs that are not finished.")
+  ] = False,
+  as_json: Json = False,
+) -> None:
+  """Writes a report of the study: runs, curves, N(t), the law, the frontier.
+
+  The folder holds report.md, tables, figures, and report.html, which is the same as one page without other files.
+
+  Example: maxtext-sparse sweep report mini-law --out report
+  """
+  import os
+
+  with one_line_errors():
+    from maxtext_sparse.reports.study_report import write_study_report
+
+    result = write_study_report(directory, out or os.path.join(directory, "report"), allow_unfinished, law)
+  if as_json:
+    print_json(result)
+  else:
+    print("\n".join([*result["files"], *(f"left out: {line}" for line in result["left_out"])]))

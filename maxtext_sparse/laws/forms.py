@@ -58,6 +58,10 @@ class Frantar(Law):
       Coefficient("c", LOG_CONSTANTS, is_log=True, unit="loss"),
     )
 
+  @property
+  def optimised_as(self) -> Mapping[str, str]:
+    return {"a_D": "b_D ln a_D"}
+
   def terms(self, theta: Array, log_n: Array, log_d: Array, log_density: Array) -> Array:
     log_a_s, b_s, log_c_s, b_n, d, b_d, c = theta
     data = d - b_d * log_d

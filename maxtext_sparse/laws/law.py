@@ -65,6 +65,11 @@ class Law:
     self.size = size
 
   @property
+  def optimised_as(self) -> Mapping[str, str]:
+    """Coefficients whose optimised value depends on a second one -> what is optimised."""
+    return {}
+
+  @property
   def parameters(self) -> tuple[Coefficient, ...]:
     """What is optimised, in the order of theta."""
     raise NotImplementedError

@@ -78,6 +78,10 @@ class Multiplier(Law):
   def _sparsity_parameters(self, unit: str) -> tuple[Coefficient, ...]:
     return tuple(Coefficient(level_name(level), (0.0,), unit=unit) for level in self.levels)
 
+  @property
+  def optimised_as(self) -> Mapping[str, str]:
+    return {name: f"alpha ln {name}" for name in self._scaled_names()}
+
   def features(self, runs: Runs) -> Array:
     """[4, n]: ln N, ln D, ln(1 - S), bits. Runs without a precision have the largest."""
     plain = super().features(runs)
@@ -139,6 +143,10 @@ class MultiplierPower(Multiplier):
   """eff(S) = (1-S)^gamma: one coefficient for all sparsities."""
 
   equation = "L = A / (N eff(S))^alpha + B / D^beta + E, eff(S) = (1-S)^gamma"
+
+  @property
+  def optimised_as(self) -> Mapping[str, str]:
+    return {**super().optimised_as, "gamma": "alpha gamma"}
 
   def _sparsity_parameters(self, unit: str) -> tuple[Coefficient, ...]:
     return (Coefficient("gamma", (0.0,), varies_with="sparsity"),)

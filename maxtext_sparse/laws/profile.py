@@ -15,8 +15,9 @@ from maxtext_sparse.laws.uncertainty import Bootstrap
 # The profile goes this many standard errors to each side, with as many points.
 _REACH = 3.0
 _NUM_POINTS = 9
-# A profile that rises by less than this share at its end is open there.
-_FLAT = 0.01
+# 95 % of a chi-squared distribution with one degree of freedom. For squares, the likelihood ratio of n runs reaches it
+# where the objective is larger by this share over n. Most residuals here are squared, as they are below delta.
+_CHI_SQUARED = 3.84
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +25,21 @@ class Profile:
   """The profile of one coefficient.
 
   Attributes:
-    name: of the coefficient.
-    values: of the coefficient [k].
+    name: of the coefficient, or what is optimised in its place.
+    values: of it [k].
     objective: the least objective at each, over that of the fit [k].
+    threshold: where the profile leaves the 95 % interval of the coefficient.
   """
 
   name: str
   values: Array
   objective: Array
+  threshold: float
 
   @property
   def is_open(self) -> bool:
-    """Whether the objective hardly rises towards an end."""
-    return bool(min(self.objective[0], self.objective[-1]) < 1.0 + _FLAT)
+    """Whether the profile stays inside the 95 % interval up to an end, 3 standard errors away."""
+    return bool(min(self.objective[0], self.objective[-1]) < self.threshold)
 
 
 class Pinned(Law):
@@ -64,19 +67,19 @@ def profiles(fit: Fit, resamples: Bootstrap) -> list[Profile]:
 
 
 def _profile(fit: Fit, index: int, width: float) -> Profile:
-  centre = fit.theta[index]
-  places = centre + _REACH * (width or 1e-3) * np.linspace(-1.0, 1.0, _NUM_POINTS)
-  objective, values = [], []
-  # From the fit outwards each point starts where its neighbour ended.
-  start = np.delete(fit.theta, index)[None]
-  found: dict[int, tuple[float, float]] = {}
-  for side in (range(_NUM_POINTS // 2, -1, -1), range(_NUM_POINTS // 2, _NUM_POINTS)):
-    theta = start
+  places = fit.theta[index] + _REACH * (width or 1e-3) * np.linspace(-1.0, 1.0, _NUM_POINTS)
+  least = np.empty(_NUM_POINTS)
+  middle = _NUM_POINTS // 2
+  # Away from the fit, each point starts where its neighbour ended.
+  for side in (range(middle, -1, -1), range(middle, _NUM_POINTS)):
+    theta = np.delete(fit.theta, index)[None]
     for place in side:
-      theta, least = minimise_from(Pinned(fit.law, index, places[place]), fit.runs, theta)
-      full = np.insert(theta[0], index, places[place])
-      found[place] = (list(fit.law.coefficients(full).values())[index], float(least[0]))
-  for place in range(_NUM_POINTS):
-    values.append(found[place][0])
-    objective.append(found[place][1] / fit.objective if fit.objective > 0 else 1.0)
-  return Profile(fit.law.parameters[index].name, np.array(values), np.array(objective))
+      theta, objective = minimise_from(Pinned(fit.law, index, places[place]), fit.runs, theta)
+      least[place] = objective[0]
+  parameter = fit.law.parameters[index]
+  return Profile(
+    name=fit.law.optimised_as.get(parameter.name, parameter.name),
+    values=np.exp(places) if parameter.is_log else places,
+    objective=least / fit.objective if fit.objective > 0 else np.ones(_NUM_POINTS),
+    threshold=1.0 + _CHI_SQUARED / len(fit.runs),
+  )

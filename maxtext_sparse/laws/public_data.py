@@ -4,22 +4,23 @@ Their runs prune with a cubic schedule from 25 % to 75 % of the steps. A quarter
 density of 1 - 0.75 S, and a quarter has 1 - S, so N_avg = N_dense (1 - 0.625 S). Counts are non-embedding parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, did_you_mean
 from maxtext_sparse.laws.runs_table import check_runs
+from maxtext_sparse.laws.tracking import read_chinchilla, read_event_files, read_export
 from maxtext_sparse.schedule import mean_density_while_pruning
 
 _T5_TOKENS_PER_STEP = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class PublishedData:
   """One published data set.
 
   Attributes:
@@ -41,27 +42,37 @@ def _read_json(path: str) -> pd.DataFrame:
 
 
 SOURCES = {
-  "t5": Source(
+  "t5": PublishedData(
     pd.read_csv, 169.87e6, ("sparsity", "scale", "val-loss", "steps"), lambda runs: runs["steps"] * _T5_TOKENS_PER_STEP
   ),
-  "vit": Source(
+  "vit": PublishedData(
     _read_json, 84.93e6, ("sparsity", "scale", "val-loss", "total_examples"), lambda runs: runs["total_examples"]
   ),
 }
 
+TRACKERS: dict[str, Callable[[str, Mapping[str, float]], pd.DataFrame]] = {
+  "wandb": read_export,
+  "tensorboard": read_event_files,
+  "chinchilla": read_chinchilla,
+}
 
-def convert(path: str, source: str) -> pd.DataFrame:
-  """The runs of a published file in RUNS.csv form.
+
+def convert(path: str, source: str, dense_params: Mapping[str, float] | None = None) -> pd.DataFrame:
+  """The runs of a published file, or of a tracker, in RUNS.csv form.
 
   Args:
-    path: the file as published.
-    source: `t5` or `vit`.
+    path: the file as published or exported, or the folder of event files.
+    source: one of `SOURCES` or `TRACKERS`.
+    dense_params: run, or `*` for all others -> prunable weights, where a tracker does not have them.
 
   Raises:
     ConfigError: the source is unknown, the file cannot be read, or a row is bad.
   """
+  if source in TRACKERS:
+    return check_runs(TRACKERS[source](path, dense_params or {}), path)
   if source not in SOURCES:
-    raise ConfigError(f"--source={source}: must be {' or '.join(SOURCES)}")
+    known = [*SOURCES, *TRACKERS]
+    raise ConfigError(f"--source={source}: must be {', '.join(known)}{did_you_mean(source, known)}")
   form = SOURCES[source]
   try:
     published = form.read(path).reset_index(drop=True)
@@ -73,7 +84,7 @@ def convert(path: str, source: str) -> pd.DataFrame:
   return check_runs(_runs(published, source, form), path)
 
 
-def _runs(published: pd.DataFrame, source: str, form: Source) -> pd.DataFrame:
+def _runs(published: pd.DataFrame, source: str, form: PublishedData) -> pd.DataFrame:
   sparsity = published["sparsity"].astype(float)
   dense = form.base_params * published["scale"].astype(float)
   names = [

@@ -187,7 +187,7 @@ def _batch_notes(model: "Model", options: RunOptions) -> tuple[str, ...]:
     return ()
   if model.flat["enable_rampup_batch_size"]:
     return ("the batch ramps up, so tokens and FLOPs are not known",)
-  return (f"the batch is that of {model.flat['num_target_devices']} device(s); --chips gives the run's number",)
+  return (f"the batch is that of {model.flat['num_target_devices']} device(s), give --chips for those of the run",)
 
 
 def _pair(argument: str) -> tuple[str, Any]:

@@ -10,6 +10,8 @@ from maxtext_sparse.laws.profile import Profile
 from maxtext_sparse.plots import style
 
 _COLUMNS = 3
+# Multiples of the threshold's rise that a profile's axis shows.
+_VISIBLE = 5
 
 
 def draw_residuals(fit: Fit) -> Figure:
@@ -37,12 +39,14 @@ def draw_residuals(fit: Fit) -> Figure:
 
 
 def draw_profiles(profiles: Sequence[Profile]) -> Figure:
-  """The objective over its least value, as each coefficient moves 3 standard errors to both sides."""
+  """The objective over its least value, as each coefficient moves 3 standard errors to both sides; dashed: 95 %."""
   num_rows = -(-len(profiles) // _COLUMNS)
   figure, axes = style.panels(num_rows, _COLUMNS, width=3.0, height=2.3)
   for axis, profile in zip(axes.flat, profiles):
     axis.plot(profile.values, profile.objective, **style.series(0) | {"markersize": 4})
-    axis.axhline(1.0, color="0.6", linewidth=0.8)
+    axis.axhline(profile.threshold, color="0.4", linewidth=0.8, linestyle=style.DASHES[1])
+    # What lies far above the threshold does not matter, and would flatten the rest.
+    axis.set_ylim(0.98, 1.0 + _VISIBLE * (profile.threshold - 1.0))
     axis.set_title(f"{profile.name}{' (open)' if profile.is_open else ''}", size=9)
     if np.all(profile.values > 0) and profile.values.max() > 30 * profile.values.min():
       axis.set_xscale("log")

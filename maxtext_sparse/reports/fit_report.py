@@ -82,7 +82,12 @@ class FitReport:
     return self.summary.to_dict() | {
       "held_out_by_scale": {name: {"n": count, "mae": error} for name, (count, error) in self.by_scale.items()},
       "profiles": {
-        p.name: {"values": list(map(finite, p.values.tolist())), "objective": p.objective.tolist(), "is_open": p.is_open}
+        p.name: {
+          "values": list(map(finite, p.values.tolist())),
+          "objective": p.objective.tolist(),
+          "threshold": p.threshold,
+          "is_open": p.is_open,
+        }
         for p in self.profiles
       },
       "provenance": self.provenance(),
@@ -102,21 +107,15 @@ class FitReport:
     return [*files, path, *(picture.path for picture in pictures)]
 
   def _pictures(self, folder: str) -> list[Picture]:
-    fit = self.summary.fit
-    figures = {
-      "accuracy": (draw_fits([fit])[0], "Predicted against actual loss of every run."),
-      "residuals": (draw_residuals(fit), "Residuals, actual over predicted loss, against size, tokens and sparsity."),
-      "profiles": (
-        draw_profiles(self.profiles),
-        "Profile of each coefficient: the least objective while it is held fixed, over the least of all, for 3 standard "
-        "errors of the optimised value to each side.",
-      ),
-    }
-    saved = []
-    for name, (figure, caption) in figures.items():
-      with style.in_style():
-        png, _ = style.save(figure, os.path.join(folder, "figures", name))
-      saved.append(Picture(png, caption))
+    fit, saved = self.summary.fit, []
+    with style.in_style():
+      figures = {
+        "accuracy": (draw_fits([fit])[0], "Predicted against actual loss of every run."),
+        "residuals": (draw_residuals(fit), "Residuals, actual over predicted loss, against size, tokens and sparsity."),
+        "profiles": (draw_profiles(self.profiles), _PROFILE_CAPTION),
+      }
+      for name, (figure, caption) in figures.items():
+        saved.append(Picture(style.save(figure, os.path.join(folder, "figures", name))[0], caption))
     return saved
 
   def _blocks(self, pictures: Sequence[Picture]) -> Iterator[Block]:
@@ -150,7 +149,7 @@ class FitReport:
 
   def _answers(self) -> Iterator[tuple[str, str]]:
     fit, runs, by_scale = self.summary.fit, self.summary.fit.runs, self.by_scale
-    yield "Which form?", f"{fit.law.equation}, the law `{fit.law.name}`."
+    yield "Which form?", f"{fit.law.equation}, the law {fit.law.name}."
     yield (
       "What is related, in which units?",
       f"Final evaluation loss (nats per token, column {self.request.loss_column}) to N = {fit.law.size} (prunable "
@@ -203,7 +202,7 @@ class FitReport:
       yield f"Starts with the same objective disagree on {names}, and by {fit.spread:.2g} on a loss."
     open_profiles = [profile.name for profile in self.profiles if profile.is_open]
     if open_profiles:
-      yield f"The profiles of {', '.join(open_profiles)} hardly rise on a side, so the runs leave them open there."
+      yield f"The profiles of {', '.join(open_profiles)} stay inside the 95 % interval 3 standard errors away, so the runs leave them open."
     undetermined = [name for name, (_, error) in self.by_scale.items() if error is None]
     if undetermined:
       yield f"Without these the law is not determined: {', '.join(undetermined)}."
@@ -211,6 +210,10 @@ class FitReport:
       yield f"There are only {len(fit.runs)} runs for {len(fit.theta)} parameters."
 
 
+_PROFILE_CAPTION = (
+  "Profile of each coefficient: the least objective while it is held fixed, over the least of all, 3 standard errors to "
+  "each side. Dashed: the limit of its 95 % interval."
+)
 _KNOWN = ("run", "sparsity", "dense_params", "average_params", "final_params", "tokens", "loss", "weight", "bits")
 
 

@@ -111,7 +111,7 @@ def test_vit_counts(vit):
 @pytest.mark.parametrize(
   ("source", "content", "message"),
   [
-    ("gpt", "", "--source=gpt: must be t5 or vit"),
+    ("gpt", "", "--source=gpt: must be t5, vit, wandb"),
     ("t5", "a,b\n1,2\n", "column sparsity, scale, val-loss, steps is missing"),
     ("vit", "not json", "not the published vit file"),
     ("t5", "sparsity,scale,val-loss,steps\n0.5,1,2.0,1000\n0.5,1,,1000\n", r"row 2 .*loss=\(empty\)"),

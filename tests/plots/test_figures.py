@@ -23,6 +23,8 @@ INPUTS = {
   "rates": "rate_table",
   "phases": "schedule_table",
   "density": "run_folder",
+  "isoflop": "law_table",
+  "frontier": "law_table",
 }
 
 
