@@ -4,12 +4,14 @@ Where it rises steeply on both sides, the runs determine the coefficient. Where 
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from maxtext_sparse.laws import Array
 from maxtext_sparse.laws.fit import Fit, minimise_from
 from maxtext_sparse.laws.law import Coefficient, Law, Runs
+from maxtext_sparse.laws.text import finite
 from maxtext_sparse.laws.uncertainty import Bootstrap
 
 # The profile goes this many standard errors to each side, with as many points.
@@ -40,6 +42,14 @@ class Profile:
   def is_open(self) -> bool:
     """Whether the profile stays inside the 95 % interval up to an end, 3 standard errors away."""
     return bool(min(self.objective[0], self.objective[-1]) < self.threshold)
+
+  def to_dict(self) -> dict[str, Any]:
+    return {
+      "values": [finite(value) for value in self.values.tolist()],
+      "objective": self.objective.tolist(),
+      "threshold": self.threshold,
+      "is_open": self.is_open,
+    }
 
 
 class Pinned(Law):

@@ -19,7 +19,7 @@ from maxtext_sparse.plots import style
 from maxtext_sparse.plots.inputs import read_tables
 
 # Runs whose compute differs by at most this share have equal compute.
-_SAME = 0.1
+_SAME = 0.03
 # A level of compute needs runs of as many sizes to show a minimum.
 _LEAST_SIZES = 3
 _NUM_LEVELS = 4

@@ -32,7 +32,7 @@ def draw_residuals(fit: Fit) -> Figure:
     axis.set_xlabel(label)
     if column != "sparsity":
       axis.set_xscale("log")
-      style.count_axis(axis.xaxis)
+      style.label_counts(axis.xaxis, sorted(runs[column].unique()))
   axes[0, 0].set_ylabel("actual over predicted loss (%)")
   figure.legend(*axes[0, 0].get_legend_handles_labels(), title="sparsity", loc="outside right upper")
   return figure

@@ -1,7 +1,8 @@
 """The look of all figures. Series differ in marker, dash and lightness, so they can be told apart in grey."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
+import itertools
 import os
 from typing import Any
 
@@ -15,6 +16,8 @@ from maxtext_sparse.errors import ConfigError
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 DPI = 160
+# A panel has room for the labels of as many ticks.
+_MOST_LABELS = 4
 HATCHES = ("", "//", "..", "xx", "\\\\")
 # From dark to light, so that the order is the same in grey.
 _COLOURS = ("#0b1f4b", "#8a2f5b", "#2f7f8f", "#d9822b", "#a9c94f", "#e3b9cf", "#c8c8c8", "#f2e3a1")
@@ -80,6 +83,14 @@ def count_axis(axis: Axis, unit: str = "") -> None:
   """Labels the major ticks like 40M and leaves the minor ones without labels."""
   axis.set_major_formatter(EngFormatter(unit=unit, sep=""))
   axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
+def label_counts(axis: Axis, values: Sequence[float]) -> None:
+  """Ticks at these values if they are few and apart, otherwise as `count_axis`."""
+  count_axis(axis)
+  if len(values) <= _MOST_LABELS and all(b > 1.5 * a for a, b in itertools.pairwise(values)):
+    axis.set_ticks(list(values), [compact(value) for value in values])
+    axis.set_ticks([], minor=True)
 
 
 def compact(value: float, unit: str = "") -> str:

@@ -20,7 +20,7 @@ from maxtext_sparse.laws import lbfgs
 from maxtext_sparse.laws.fit import Fit, HUBER_DELTA
 from maxtext_sparse.laws.profile import Profile, profiles
 from maxtext_sparse.laws.request import FitRequest
-from maxtext_sparse.laws.text import finite, FitSummary, number
+from maxtext_sparse.laws.text import FitSummary, number
 from maxtext_sparse.laws.uncertainty import held_out_error, held_out_mae
 from maxtext_sparse.plots import style
 from maxtext_sparse.plots.accuracy import draw_fits
@@ -81,15 +81,7 @@ class FitReport:
     """What fit.json holds: the keys of `fit --json`, and what the report adds."""
     return self.summary.to_dict() | {
       "held_out_by_scale": {name: {"n": count, "mae": error} for name, (count, error) in self.by_scale.items()},
-      "profiles": {
-        p.name: {
-          "values": list(map(finite, p.values.tolist())),
-          "objective": p.objective.tolist(),
-          "threshold": p.threshold,
-          "is_open": p.is_open,
-        }
-        for p in self.profiles
-      },
+      "profiles": {p.name: p.to_dict() for p in self.profiles},
       "provenance": self.provenance(),
     }
 
@@ -202,7 +194,8 @@ class FitReport:
       yield f"Starts with the same objective disagree on {names}, and by {fit.spread:.2g} on a loss."
     open_profiles = [profile.name for profile in self.profiles if profile.is_open]
     if open_profiles:
-      yield f"The profiles of {', '.join(open_profiles)} stay inside the 95 % interval 3 standard errors away, so the runs leave them open."
+      names = ", ".join(open_profiles)
+      yield f"The profiles of {names} stay inside the 95 % interval 3 standard errors away, so the runs leave them open."
     undetermined = [name for name, (_, error) in self.by_scale.items() if error is None]
     if undetermined:
       yield f"Without these the law is not determined: {', '.join(undetermined)}."
