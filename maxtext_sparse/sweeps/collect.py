@@ -84,7 +84,7 @@ def _sparsity_and_counts(manifest: Manifest, run: Run, config: Mapping[str, Any]
   if not keys.is_active:
     return keys.sparsity, ActiveCounts(run.num_prunable, run.num_prunable)
   counts = count_active(manifest, run, build_schedule(keys, run.steps))
-  if keys.pruning_method != "hold":
+  if keys.sparsity > 0 and not keys.prune_groups:
     return keys.sparsity, counts
-  # The sparsity of a `hold` run is that of its checkpoint, about which the config says nothing.
+  # The zeros of a `hold` run are those of its checkpoint, and a structure or groups have sparsities of their own.
   return round(1.0 - counts.final / run.num_prunable, 6), counts

@@ -37,6 +37,8 @@ SCHEDULE_KEYS = (
   "gmp_prune_fraction",
   "gmp_fraction_of",
 )
+# These say which of the prunable weights go first, about which a dense run has nothing to say.
+_CHOICE_KEYS = ("pruning_structure", "pruning_scope", "pruning_score", "pruning_seed", "min_matrix_density")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +108,15 @@ class Resolver:
   def twins(self, run: Resolved) -> list[Resolved]:
     """The dense runs that are as large as a sparse run is on average.
 
-    That is one run if some hidden size has this number of weights, and otherwise the two neighbours (the paper's
+    There is one if some hidden size has this number of weights, and otherwise the two neighbours (the paper's
     footnote 1).
     """
     assert run.schedule is not None
     average = run.schedule.active_sum(run.steps, run.num_prunable) / run.steps
     twin = self._finder_at(self._path(run.config)).find(run.sparsity, average)
-    dense = {key: value for key, value in run.config.items() if key not in SCHEDULE_KEYS}
+    dense = {key: value for key, value in run.config.items() if key not in (*SCHEDULE_KEYS, *_CHOICE_KEYS)}
+    if parse_keys(dense).is_active:
+      raise ConfigError("twins=true: prune_groups with a sparsity would prune the dense twins too, set sparsity instead")
     configs = [dense | _parsed(neighbour.overrides) for neighbour in twin.neighbours]
     return [self.resolve(config, config) for config in configs]
 

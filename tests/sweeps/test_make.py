@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import yaml
 
 from maxtext_sparse.cli import app
+from maxtext_sparse.config import parse_keys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.models import load_model
 from maxtext_sparse.sweeps.make import make
@@ -69,7 +70,6 @@ def test_trunks_of_the_schedules_save_what_shared_prefixes_cost(shipped):
 
 
 def load_schedule(made, run):
-  from maxtext_sparse.config import parse_keys
   from maxtext_sparse.schedule import build_schedule
 
   return build_schedule(parse_keys(made.load_config(run)), run.steps)
@@ -217,3 +217,15 @@ def test_runs_branch_at_the_last_checkpoint_before_their_first_event(write_spec,
   assert made.num_trunks == any(branch_steps)
   shared = [step + 1 for step in branch_steps if step]
   assert made.steps_alone - made.steps == sum(shared) - (max(shared) + 1 if shared else 0)
+
+
+def test_a_twin_is_dense_whatever_prunes_its_sparse_run(write_spec, tmp_path):
+  structure = {"pruning_structure": "2:4", "pruning_score": "magnitude_rms"}
+  made = make(write_spec(twins=True, set=structure), str(tmp_path / "structure"))
+  assert made.num_runs > 1
+  for run in made.runs:
+    is_twin = "dense" in run.name
+    assert parse_keys(made.load_config(run)).is_active == (not is_twin)
+  groups = {"prune_groups": [{"match": "mlp", "sparsity": 0.9}]}
+  with pytest.raises(ConfigError, match="run tiny-s50: twins=true: prune_groups with a sparsity would prune the dense"):
+    make(write_spec(twins=True, set=groups), str(tmp_path / "groups"))
