@@ -22,6 +22,7 @@ _BROUGHT_BY = {
     f"uv pip install 'maxtext[tpu]=={SUPPORTED_VERSIONS[-1]}' --resolution=lowest",
   ),
   **dict.fromkeys(("numpy", "pandas", "matplotlib"), "pip install 'maxtext-sparse[analysis]'"),
+  **dict.fromkeys(("ml_dtypes", "tokenizers", "zstandard"), "pip install 'maxtext-sparse[export]'"),
 }
 
 

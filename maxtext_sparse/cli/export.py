@@ -21,8 +21,10 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 def register(app: typer.Typer) -> None:
   """Adds the commands of this module."""
   add(app, export, MODELS)
+  add(app, import_model, MODELS, name="import")
   add(app, verify, MODELS)
   add(app, inspect, MODELS)
+  add(app, evaluate, MODELS)
 
 
 def export(
@@ -60,6 +62,32 @@ def export(
     from maxtext_sparse.export.text import print_export
 
     print_export(out, result)
+
+
+def import_model(
+  folder: Annotated[str, typer.Argument(help="A model folder of the llama family, dense or bitmask.")],
+  out: Annotated[str, typer.Argument(help="The folder to write.")],
+  dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; float32 by default.")] = None,
+  force: _Force = False,
+  as_json: Json = False,
+) -> None:
+  """Writes a Hugging Face llama folder as a MaxText checkpoint, with a config to train it further.
+
+  Example: maxtext-sparse import sparsellm-1b-80p s80 && maxtext-sparse train s80/model.yml pruning_method=hold ...
+  """
+  avoid_accelerators()
+  with one_line_errors():
+    from maxtext_sparse.export.read_back import import_folder
+    from maxtext_sparse.inspection.source import local_folder
+
+    with _progress("importing") as report:
+      result = import_folder(local_folder(folder), out, dtype, force, report)
+  if as_json:
+    print_json(result.to_dict())
+  else:
+    print(f"{result.nonzero:,} of {result.prunable:,} prunable weights are not zero ({result.density:.4%})")
+    print(f"checkpoint: {result.checkpoint}")
+    print(f"next: maxtext-sparse train {result.config} pruning_method=hold ...")
 
 
 def verify(
@@ -111,6 +139,43 @@ def inspect(
     from maxtext_sparse.inspection.text import print_survey
 
     print_survey(result, comparison, files)
+
+
+def evaluate(
+  folders: Annotated[list[str], typer.Argument(metavar="FOLDER ...", help="Model folders, or names on the Hub.")],
+  tasks: Annotated[str, typer.Option(help="Names separated by commas: the harness's, or next_line and held_out.")],
+  text: Annotated[str | None, typer.Option(help="Text of next_line and held_out; the demo's by default.")] = None,
+  task_folder: Annotated[str | None, typer.Option(help="Folder with more task files of the harness.")] = None,
+  backend: Annotated[str, typer.Option(help="torch, numpy (small models), or auto: torch where it is.")] = "auto",
+  limit: Annotated[int | None, typer.Option(help="Most documents per task.")] = None,
+  fewshot: Annotated[int | None, typer.Option(help="Examples before each question.")] = None,
+  batch_size: Annotated[int, typer.Option(help="Sequences computed at once.")] = 16,
+  as_json: Json = False,
+) -> None:
+  """Evaluates model folders side by side with lm-evaluation-harness.
+
+  Example: maxtext-sparse evaluate s80-hf dense-hf twin-hf --tasks next_line,held_out
+  """
+  with one_line_errors():
+    from maxtext_sparse.evaluation.harness import evaluate as evaluated
+
+    names = [task.strip() for task in tasks.split(",") if task.strip()]
+    results = evaluated(
+      folders,
+      names,
+      text=text,
+      task_folder=task_folder,
+      backend=backend,
+      limit=limit,
+      num_fewshot=fewshot,
+      batch_size=batch_size,
+    )
+  if as_json:
+    print_json({"results": results})
+  else:
+    from maxtext_sparse.evaluation.text import print_results
+
+    print_results(results)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,11 @@ class Family(Protocol):
   shapes: Mapping[str, tuple[int, ...]]
   notes: list[str]
 
-  def tensors(self, checkpoint: Checkpoint) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Every tensor once, [outputs, inputs] for linear layers, in any order, before the conversion to the asked dtype."""
+  def tensors(self, checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[Any]]]:
+    """MaxText's path, the Hugging Face name and the value of every tensor once, in any order.
+
+    Linear layers' weights are [outputs, inputs]. The dtype is not yet the one that was asked for.
+    """
 
 
 class LlamaFamily:
@@ -54,14 +57,12 @@ class LlamaFamily:
     self.shapes: Mapping[str, tuple[int, ...]] = llama.folder_shapes(self._shape, self._has_head)
     self.notes: list[str] = []
     if self._shape.is_tied and self._has_head:
-      self.notes.append(
-        f"logits_via_embedding=True: MaxText computes the tied head in bfloat16, so the {dtype} folder has a head of its "
-        "own with the rounded embedding"
-      )
+      self.notes.append(f"the tied head, which MaxText computes in bfloat16, is a head of its own in the {dtype} folder")
 
-  def tensors(self, checkpoint: Checkpoint) -> Iterator[tuple[str, NDArray[Any]]]:
+  def tensors(self, checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[Any]]]:
     for path in checkpoint.leaves:
-      yield from llama.to_folder(path, checkpoint.read(path), self._shape, self._has_head)
+      for name, array in llama.to_folder(path, checkpoint.read(path), self._shape, self._has_head):
+        yield path, name, array
 
 
 def family_of(flat: Mapping[str, Any], checkpoint: Checkpoint, dtype: str) -> Family:
@@ -70,7 +71,11 @@ def family_of(flat: Mapping[str, Any], checkpoint: Checkpoint, dtype: str) -> Fa
   Raises:
     ConfigError: no family fits.
   """
-  return LlamaFamily(flat, checkpoint, dtype)
+  if str(getattr(flat["decoder_block"], "value", flat["decoder_block"])) == llama.DECODER_BLOCK:
+    return LlamaFamily(flat, checkpoint, dtype)
+  from maxtext_sparse.export.table_family import TableFamily
+
+  return TableFamily(flat, checkpoint, dtype)
 
 
 def check_shapes(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -41,13 +41,14 @@ _OUTER_TABLE = {
   "decoder/logits_dense/kernel": "lm_head.weight",
 }
 HEAD = "lm_head.weight"
-_EMBEDDING, _FINAL_NORM = "token_embedder/embedding", "decoder/decoder_norm/scale"
+EMBEDDING, _FINAL_NORM = "token_embedder/embedding", "decoder/decoder_norm/scale"
 _LAYER_PATH = re.compile(r"decoder/layers(?:_(\d+))?/(.+)$")
 # Axis along which MaxText stacks scanned layers.
 _SCAN_AXIS = 1
 # Keys that change the function a LLaMA-2 model computes: key -> the values with which it is one.
+DECODER_BLOCK = "llama2"
 _REQUIRED: Mapping[str, tuple[Any, ...]] = {
-  "decoder_block": ("llama2",),
+  "decoder_block": (DECODER_BLOCK,),
   "mlp_activations": (["silu", "linear"],),
   "rope_type": ("default", "llama3.1"),
   "attention_type": ("global",),
@@ -246,7 +247,7 @@ def maxtext_shapes(shape: LlamaShape, is_scanned: bool) -> dict[str, tuple[int, 
     "wi_1": (shape.emb_dim, shape.mlp_dim),
     "wo": (shape.mlp_dim, shape.emb_dim),
   }
-  shapes: dict[str, tuple[int, ...]] = {_EMBEDDING: (shape.vocab_size, shape.emb_dim), _FINAL_NORM: (shape.emb_dim,)}
+  shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.emb_dim), _FINAL_NORM: (shape.emb_dim,)}
   if not shape.is_tied:
     shapes["decoder/logits_dense/kernel"] = (shape.emb_dim, shape.vocab_size)
   for suffix in _LAYER_TABLE:
@@ -268,7 +269,7 @@ def keys_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   layers = {match[1] for match in map(_LAYER_PATH.match, shapes) if match}
   is_scanned = layers == {None}
   prefix = "decoder/layers" if is_scanned else "decoder/layers_0"
-  needed = [f"{prefix}/{suffix}" for suffix in _LAYER_TABLE] + [_EMBEDDING, _FINAL_NORM]
+  needed = [f"{prefix}/{suffix}" for suffix in _LAYER_TABLE] + [EMBEDDING, _FINAL_NORM]
   missing = [path for path in needed if path not in shapes]
   if unknown or missing:
     what = f"{unknown[0]} is none of its parameters" if unknown else f"{missing[0]} is missing"
@@ -278,12 +279,12 @@ def keys_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   query, key = shapes[f"{prefix}/self_attention/query/kernel"], shapes[f"{prefix}/self_attention/key/kernel"]
   return {
     "base_num_decoder_layers": query[_SCAN_AXIS] if is_scanned else len(layers),
-    "base_emb_dim": shapes[_EMBEDDING][1],
+    "base_emb_dim": shapes[EMBEDDING][1],
     "base_mlp_dim": shapes[f"{prefix}/mlp/wi_0/kernel"][-1],
     "base_num_query_heads": query[-2],
     "base_num_kv_heads": key[-2],
     "head_dim": query[-1],
-    "vocab_size": shapes[_EMBEDDING][0],
+    "vocab_size": shapes[EMBEDDING][0],
     "logits_via_embedding": "decoder/logits_dense/kernel" not in shapes,
     "scan_layers": is_scanned,
   }
@@ -305,7 +306,7 @@ def to_folder(path: str, array: NDArray[Any], shape: LlamaShape, has_head: bool)
     assert name is not None
     part = array[(slice(None),) * _SCAN_AXIS + (layer,)] if is_stacked else array
     yield name, _to_weight(path, part, shape)
-  if path == _EMBEDDING and shape.is_tied and has_head:
+  if path == EMBEDDING and shape.is_tied and has_head:
     yield HEAD, array.astype(ml_dtypes.bfloat16)
 
 

@@ -1,6 +1,6 @@
 """What a run's folder tells about the model in one of its checkpoints, for the certificate."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import hashlib
 import json
 import os
@@ -10,6 +10,7 @@ from maxtext_sparse.config import DEFAULTS, KEYS
 from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.run_config import RunConfig
 from maxtext_sparse.hooks import maxtext_version
+from maxtext_sparse.pruning.prunable import is_linear_kernel
 from maxtext_sparse.runs.metrics import eval_rows, last_of, once_per_step, read_rows, train_rows
 from maxtext_sparse.runs.record import Plan, RunRecord
 
@@ -33,6 +34,15 @@ def training_facts(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
   if config.is_recorded:
     facts["config_sha256"] = config_digest(flat)
   return facts | _record_facts(checkpoint) | _metric_facts(checkpoint, str(flat.get("metrics_file") or ""))
+
+
+def prunable_paths(checkpoint: Checkpoint) -> Callable[[str], bool]:
+  """Whether the run prunes a MaxText parameter: as it recorded, or every linear layer's weight if it recorded nothing."""
+  record = RunRecord(str(checkpoint.run_folder), is_writer=False) if checkpoint.run_folder else None
+  plan = record.read_plan() if record else None
+  linear = frozenset(parameter.path for parameter in checkpoint.parameters() if is_linear_kernel(parameter))
+  pruned = frozenset(plan.prunable) if plan else linear
+  return lambda path: path in pruned
 
 
 def config_digest(flat: Mapping[str, Any]) -> str:

@@ -4,13 +4,9 @@ The folder is written aside and renamed when it is complete: a process that is k
 """
 
 from collections.abc import Callable, Iterator, Mapping
-import contextlib
 import dataclasses
-import errno
 import math
 import os
-import shutil
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -18,10 +14,11 @@ from numpy.typing import NDArray
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.export import card, tokenizer
+from maxtext_sparse.export.aside import check_target, written_aside
 from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.families import Family, family_of, TORCH_DTYPES
 from maxtext_sparse.export.run_config import run_config, RunConfig
-from maxtext_sparse.export.training import training_facts
+from maxtext_sparse.export.training import prunable_paths, training_facts
 from maxtext_sparse.inspection.certificate import certificate
 from maxtext_sparse.inspection.measure import COMMON_STRUCTURES, MatrixFigures, measure
 from maxtext_sparse.runs.files import replace_json, replace_text
@@ -30,8 +27,6 @@ from maxtext_sparse.weights.folder import CERTIFICATE_FILE, CONFIG_FILE, is_line
 from maxtext_sparse.weights.safetensors import DTYPES, TensorWriter
 
 FORMATS = ("dense", "bitmask")
-# Room for the tokenizer, the card and the file system's own needs.
-_SPARE_BYTES = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +97,7 @@ def export_checkpoint(
   config = run_config(checkpoint, arguments)
   dtype = options.dtype or _most_common_dtype(checkpoint)
   family = family_of(config.flat, checkpoint, dtype)
-  with _written_aside(out, options.is_forced, _dense_bytes(family, dtype)) as folder:
+  with written_aside(out, options.is_forced, _dense_bytes(family, dtype)) as folder:
     export = _fill(folder, family, checkpoint, config, dtype, options, report)
   return dataclasses.replace(export, notes=[*config.notes, *export.notes])
 
@@ -117,7 +112,7 @@ def _fill(
   report: Callable[[int, int], None],
 ) -> Export:
   """Writes everything into an empty folder; the config last, without which no loader takes it for a model."""
-  weights = _Weights(folder, family, DTYPES[TORCH_DTYPES[dtype]], options)
+  weights = _Weights(folder, family, DTYPES[TORCH_DTYPES[dtype]], options, prunable_paths(checkpoint))
   weights.write(family.tensors(checkpoint), report)
   notes = [*family.notes, *weights.notes]
   special_ids: dict[str, int] = {}
@@ -133,6 +128,7 @@ def _fill(
     dtype=TORCH_DTYPES[dtype],
     total=sum(math.prod(shape) for shape in family.shapes.values()),
     rounded_to_zero=weights.rounded_to_zero,
+    left_dense=sorted(weights.left_dense),
     training=training_facts(checkpoint, config),
   )
   has_figure = _draw_density(folder, claims)
@@ -146,7 +142,16 @@ def _fill(
 class _Weights:
   """Writes the tensors of a model and counts what it writes."""
 
-  def __init__(self, folder: str, family: Family, dtype: np.dtype[Any], options: ExportOptions):
+  def __init__(
+    self,
+    folder: str,
+    family: Family,
+    dtype: np.dtype[Any],
+    options: ExportOptions,
+    is_prunable: Callable[[str], bool],
+  ):
+    self._is_prunable = is_prunable
+    self.left_dense: list[str] = []
     self._folder, self._shapes, self._dtype, self._options = folder, family.shapes, dtype, options
     self._figures: dict[str, MatrixFigures] = {}
     self.rounded_to_zero = 0
@@ -158,15 +163,15 @@ class _Weights:
     """Figures of each linear layer's weight in the order of the layers."""
     return [self._figures[name] for name in self._shapes if name in self._figures]
 
-  def write(self, tensors: Iterator[tuple[str, NDArray[Any]]], report: Callable[[int, int], None]) -> None:
+  def write(self, tensors: Iterator[tuple[str, str, NDArray[Any]]], report: Callable[[int, int], None]) -> None:
     stem = STEMS[self._options.weights_format]
     total, done = sum(map(math.prod, self._shapes.values())), 0
     writer = TensorWriter(self._folder, stem, self._options.shard_bytes, self._stored_names(), self._metadata())
     written = set()
     try:
-      for name, array in tensors:
+      for path, name, array in tensors:
         assert array.shape == self._shapes[name], (name, array.shape, self._shapes[name])
-        self._add(writer, name, array)
+        self._add(writer, name, array, is_pruned=self._is_prunable(path))
         written.add(name)
         done += array.size
         report(done, total)
@@ -186,9 +191,13 @@ class _Weights:
         f"{self.rounded_to_zero} live weights are smaller than {self._dtype.name} can hold and were rounded to zero"
       )
 
-  def _add(self, writer: TensorWriter, name: str, array: NDArray[Any]) -> None:
+  def _add(self, writer: TensorWriter, name: str, array: NDArray[Any], is_pruned: bool) -> None:
     stored = np.ascontiguousarray(array.astype(self._dtype, copy=False))
     if not is_linear(name, stored.shape):
+      writer.add(name, stored)
+      return
+    if not is_pruned:
+      self.left_dense.append(name)
       writer.add(name, stored)
       return
     self.rounded_to_zero += int(np.count_nonzero(array)) - int(np.count_nonzero(stored))
@@ -203,11 +212,12 @@ class _Weights:
       self.linear_bytes += part.nbytes
 
   def _stored_names(self) -> list[str]:
+    """Every name that a tensor may get; which matrices are left dense is not known yet."""
     if self._options.weights_format == "dense":
       return list(self._shapes)
     fields = bitmask.PACKED_FIELDS if self._options.is_compressed else bitmask.FIELDS
     names = (
-      [f"{name}.{field}" for field in fields] if is_linear(name, shape) else [name]
+      [name, *(f"{name}.{field}" for field in fields)] if is_linear(name, shape) else [name]
       for name, shape in self._shapes.items()
     )
     return [name for group in names for name in group]
@@ -219,63 +229,15 @@ class _Weights:
     return {"format": "pt"} if is_dense else {"format": "bitmask", "dtype": dtype}
 
 
-@contextlib.contextmanager
-def _written_aside(out: str, is_forced: bool, needed_bytes: int) -> Iterator[str]:
-  """A folder beside OUT that becomes OUT if nothing is raised, and vanishes otherwise."""
-  out = os.path.abspath(os.path.expanduser(out))
-  parent, name = os.path.split(out)
-  prefix = f".{name}.unfinished-"
-  try:
-    os.makedirs(parent, exist_ok=True)
-    for entry in os.listdir(parent):
-      if entry.startswith(prefix):  # of a process that was killed
-        shutil.rmtree(os.path.join(parent, entry), ignore_errors=True)
-    free = shutil.disk_usage(parent).free
-    if free < needed_bytes + _SPARE_BYTES:
-      raise ConfigError(f"OUT={out}: {free:,} bytes free on that disk, the export needs {needed_bytes + _SPARE_BYTES:,}")
-    aside = tempfile.mkdtemp(prefix=prefix, dir=parent)
-  except OSError as error:
-    raise ConfigError(f"OUT={out}: cannot write there ({error.strerror or error})") from error
-  try:
-    yield aside
-    os.chmod(aside, 0o755)
-    _replace_folder(aside, out, is_forced)
-  except OSError as error:
-    reason = "no space left on that disk" if error.errno == errno.ENOSPC else error.strerror or str(error)
-    raise ConfigError(f"OUT={out}: cannot write there ({reason})") from error
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _replace_folder(aside: str, out: str, is_forced: bool) -> None:
-  if os.path.isdir(out):
-    if is_forced:
-      old = tempfile.mkdtemp(prefix=f".{os.path.basename(out)}.unfinished-", dir=os.path.dirname(out))
-      os.rename(out, os.path.join(old, "old"))
-      os.rename(aside, out)
-      shutil.rmtree(old, ignore_errors=True)
-      return
-    os.rmdir(out)  # empty, or it would have been refused
-  os.rename(aside, out)
-
-
 def _check_options(out: str, options: ExportOptions) -> None:
   """Refuses what cannot be done, before anything is read."""
-  if "://" in out:
-    raise ConfigError(f"OUT={out}: must be a local folder, upload it afterwards")
+  check_target(out, options.is_forced, CONFIG_FILE)
   if options.weights_format not in FORMATS:
     raise ConfigError(f"--format={options.weights_format}: must be {' or '.join(FORMATS)}")
   if options.is_compressed and options.weights_format != "bitmask":
     raise ConfigError("--compress: packs the values of --format bitmask, give that too")
   if options.dtype is not None and options.dtype not in TORCH_DTYPES:
     raise ConfigError(f"--dtype={options.dtype}: must be {' or '.join(TORCH_DTYPES)}")
-  if os.path.exists(out) and not os.path.isdir(out):
-    raise ConfigError(f"OUT={out}: is a file, must be a folder")
-  if os.path.isdir(out) and os.listdir(out):
-    if not options.is_forced:
-      raise ConfigError(f"OUT={out}: is not empty, give --force to replace it")
-    if not os.path.exists(os.path.join(out, CONFIG_FILE)):
-      raise ConfigError(f"OUT={out}: holds something else than a model, --force replaces only model folders")
 
 
 def _most_common_dtype(checkpoint: Checkpoint) -> str:

@@ -8,6 +8,7 @@
   prunable, nonzero, density   of the linear layers' weights, all together
   structures       n:m and block:RxC that every matrix complies with
   rounded_to_zero  live weights that the dtype turned into zeros
+  left_dense       linear layers' weights that were not to be pruned and are not counted, a copy of the embedding for one
   matrices[]       name, shape, nonzero, density, dead_rows, dead_columns, structures, mask_sha256 of each
   files{}          bytes and sha256 of each weight file
   training         where the model comes from: step, schedule, events, average parameters, FLOPs, tokens, loss, versions
@@ -37,6 +38,7 @@ def certificate(
   dtype: str,
   total: int,
   rounded_to_zero: int,
+  left_dense: Sequence[str],
   training: Mapping[str, Any],
 ) -> dict[str, Any]:
   """The certificate of a folder whose weight files are written.
@@ -49,6 +51,7 @@ def certificate(
     dtype: safetensors name of the weights' dtype.
     total: parameters of the model.
     rounded_to_zero: live weights that the conversion to `dtype` turned into zeros.
+    left_dense: linear layers' weights that the run did not prune.
     training: what is known of the run.
   """
   return {
@@ -61,6 +64,7 @@ def certificate(
     **totals(matrices),
     "structures": common_structures(matrices),
     "rounded_to_zero": rounded_to_zero,
+    "left_dense": list(left_dense),
     "matrices": [matrix.to_dict() for matrix in matrices],
     "files": weight_files(folder),
     "training": dict(training),

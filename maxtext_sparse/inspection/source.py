@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.weights.folder import CONFIG_FILE, ModelFolder
+from maxtext_sparse.weights.folder import CERTIFICATE_FILE, CONFIG_FILE, ModelFolder, read_json
 
 
 class Source(Protocol):
@@ -35,13 +35,14 @@ class FolderSource:
   def __init__(self, path: str):
     self.title = os.path.basename(os.path.abspath(path))
     self._folder = ModelFolder(path)
-    self._names = frozenset(self._folder.linear_names())
+    left_dense = read_json(os.path.join(path, CERTIFICATE_FILE)).get("left_dense", ())
+    self._names = [name for name in self._folder.linear_names() if name not in left_dense]
     config = self._folder.config
     heads = config.get("num_attention_heads")
     self.head_dim: int | None = config.get("head_dim") or (config["hidden_size"] // heads if heads else None)
 
   def matrices(self) -> Iterator[tuple[str, NDArray[Any]]]:
-    for name in self._folder.linear_names():
+    for name in self._names:
       yield name, self._folder.read(name)
 
   def read(self, name: str) -> NDArray[Any] | None:

@@ -135,7 +135,7 @@ def _prunable_names(folder: ModelFolder, claims: Mapping[str, Any]) -> list[str]
   """The matrices to count: those that the certificate speaks of and all others that are linear layers."""
   present = folder.names()
   claimed = {matrix.get("name") for matrix in claims.get("matrices", [])}
-  linear = set(folder.linear_names())
+  linear = set(folder.linear_names()) - set(claims.get("left_dense", ()))
   return [name for name in present if name in linear or name in claimed]
 
 

@@ -1,0 +1,110 @@
+"""lm-evaluation-harness on an exported folder, without a network and without torch."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.weights.folder import ModelFolder
+
+pytest.importorskip("lm_eval", reason="the `eval` extra is not installed")
+
+from maxtext_sparse.evaluation.harness import _bits_error, evaluate
+from maxtext_sparse.evaluation.numpy_llama import NumpyLlama
+from maxtext_sparse.evaluation.numpy_lm import NumpyLM
+
+
+class Request:
+  def __init__(self, *args):
+    self.args = args
+
+
+@pytest.fixture(scope="module")
+def results(readable):
+  text = str(readable.parent / "text.jsonl")
+  return evaluate([str(readable)], ["next_line", "held_out"], text=text, backend="numpy", limit=12)[str(readable)]
+
+
+def test_both_tasks_have_values_and_standard_errors(results):
+  assert 0 <= results["next_line"]["acc"] <= 1 and results["next_line"]["acc_stderr"] > 0
+  assert results["held_out"]["bits_per_byte"] > 0 and results["held_out"]["bits_per_byte_stderr"] > 0
+
+
+def test_bits_per_byte_are_those_of_the_model(readable, results):
+  lm = NumpyLM(str(readable))
+  model = NumpyLlama(ModelFolder(str(readable)))
+  with open(readable.parent / "text.jsonl", encoding="utf-8") as file:
+    texts = [json.loads(line)["text"] for line in file][:12]
+  nats = 0.0
+  for text in texts:
+    tokens = lm.tok_encode(text, add_special_tokens=False)
+    padded = [lm.prefix_token_id, *tokens]
+    for start in range(0, len(tokens), 64):  # windows of the model's context; the last one reaches back to fill it
+      window = tokens[start : start + 64]
+      end = start + len(window)
+      inputs = padded[max(0, end - 64) : end]
+      logits = model.logits(np.array([inputs]))[0, -len(window) :].astype(np.float64)
+      log_sum = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+      nats += float((log_sum - logits[np.arange(len(window)), window]).sum())
+  expected = nats / sum(len(text.encode()) for text in texts) / math.log(2)
+  assert results["held_out"]["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_scores_do_not_depend_on_the_batch(readable):
+  requests = [Request("def function", tail) for tail in ("_1(", "_2(argument_2):\n  return", " x")]
+  alone = NumpyLM(str(readable), batch_size=1).loglikelihood(requests, disable_tqdm=True)
+  together = NumpyLM(str(readable), batch_size=3).loglikelihood(requests, disable_tqdm=True)
+  np.testing.assert_allclose([score for score, _ in alone], [score for score, _ in together], atol=1e-4)
+
+
+def test_greedy_text_is_the_most_likely_one(readable):
+  lm = NumpyLM(str(readable))
+  (written,) = lm.generate_until([Request("def function_1", {"until": ["\n\n\n"], "max_gen_toks": 8})])
+  tokens = lm.tok_encode("def function_1")
+  model = NumpyLlama(ModelFolder(str(readable)))
+  for _ in range(8):
+    tokens.append(int(model.logits(np.array([tokens]))[0, -1].argmax()))
+  assert lm._tokenizer.decode(tokens[-8:]).startswith(written)
+
+
+def test_the_standard_error_of_a_ratio():
+  # Two documents of 10 bytes: -20 and -30 nats. Mean 2.5 a byte, deviations of 5 nats.
+  samples = [{"bits_per_byte": (-20.0, 10)}, {"bits_per_byte": (-30.0, 10)}]
+  expected = math.sqrt(2 / 1 * (5**2 + 5**2)) / 20 / math.log(2)
+  assert _bits_error(samples)["bits_per_byte_stderr"] == pytest.approx(expected)
+  assert _bits_error(samples[:1]) == {}
+
+
+@pytest.mark.parametrize(
+  ("options", "expected"),
+  [
+    ({"tasks": ["next_lime"]}, "--tasks=next_lime: the harness has no such task"),
+    ({"tasks": ["held_out"], "backend": "jax"}, "--backend=jax: must be auto"),
+  ],
+)
+def test_bad_input_is_one_line(readable, options, expected):
+  with pytest.raises(ConfigError, match=expected):
+    evaluate([str(readable)], **options)
+
+
+def test_the_command_prints_one_json_object(readable):
+  command = [
+    sys.executable,
+    "-m",
+    "maxtext_sparse",
+    "evaluate",
+    readable,
+    "--tasks",
+    "held_out",
+    "--limit",
+    "4",
+    "--json",
+  ]
+  command += ["--backend", "numpy", "--text", readable.parent / "text.jsonl"]
+  process = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert process.returncode == 0, process.stderr[-2000:]
+  assert json.loads(process.stdout)["results"][str(readable)]["held_out"]["bits_per_byte"] > 0
