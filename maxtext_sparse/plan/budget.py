@@ -1,6 +1,7 @@
 """From a budget to a number of steps."""
 
 import bisect
+from collections.abc import Callable, Sequence
 import re
 
 from maxtext_sparse.config import SparsityKeys
@@ -57,8 +58,21 @@ def steps_for_tokens(tokens: float, tokens_per_step: int | None) -> int:
   return steps
 
 
-def steps_for_flops(flops: float, keys: SparsityKeys, num_prunable: int | None, tokens_per_step: int | None) -> int:
+def steps_for_flops(
+  flops: float,
+  keys: SparsityKeys,
+  num_prunable: int | None,
+  tokens_per_step: int | None,
+  sizes: Sequence[int] | None = None,
+) -> int:
   """The steps of the longest run whose effective FLOPs, 6 B sum_t N(t), are within the budget.
+
+  Args:
+    flops: the budget.
+    keys: the sparsity keys.
+    num_prunable: prunable weights of the model.
+    tokens_per_step: tokens of a step.
+    sizes: prunable weights under each of `keys.rules`; None where there is one rule.
 
   Raises:
     ConfigError: the budget is too small for one pruning event, or the model or the batch is not known.
@@ -67,26 +81,30 @@ def steps_for_flops(flops: float, keys: SparsityKeys, num_prunable: int | None, 
     missing = "--prunable" if num_prunable is None else "--batch"
     raise ConfigError(f"--flops={flops:g}: needs the size and the tokens of a step, give {missing} or a CONFIG")
 
+  def schedule_of(steps: int) -> Schedule | None:
+    return _schedule_or_none(keys, steps, sizes)
+
   def cost(steps: int) -> float:
     """Cost of a run. It grows with the steps, with 0 for runs that are too short for their events."""
-    schedule = _schedule_or_none(keys, steps)
+    schedule = schedule_of(steps)
     return 0.0 if schedule is None else effective_flops(schedule, num_prunable, tokens_per_step) or 0.0
 
   # No step costs less than one of the final model, which bounds the number of steps.
-  most = int(flops / training_flops(num_prunable * (1.0 - keys.sparsity), tokens_per_step))
+  sparsest = max(rule.sparsity for _, rule in keys.rules)
+  most = int(flops / training_flops(num_prunable * (1.0 - sparsest), tokens_per_step))
   steps = bisect.bisect_right(range(1, most + 1), flops, key=cost)
-  if _schedule_or_none(keys, steps) is None:
-    shortest = _shortest_run(keys)
+  if schedule_of(steps) is None:
+    shortest = _shortest_run(schedule_of)
     least = f", needs at least {cost(shortest):.3g} for {shortest} steps" if shortest else ""
     raise ConfigError(f"--flops={flops:g}: too small for a run with this schedule{least}")
   return steps
 
 
-def _shortest_run(keys: SparsityKeys, limit: int = 10**8) -> int | None:
+def _shortest_run(schedule_of: Callable[[int], Schedule | None], limit: int = 10**8) -> int | None:
   """The fewest steps that the schedule fits into; None if it does not even fit into `limit` steps."""
 
   def fits(steps: int) -> bool:
-    return _schedule_or_none(keys, steps) is not None
+    return schedule_of(steps) is not None
 
   longest = 1
   while not fits(longest):
@@ -96,9 +114,9 @@ def _shortest_run(keys: SparsityKeys, limit: int = 10**8) -> int | None:
   return bisect.bisect_left(range(1, longest + 1), True, key=fits) + 1
 
 
-def _schedule_or_none(keys: SparsityKeys, steps: int) -> Schedule | None:
+def _schedule_or_none(keys: SparsityKeys, steps: int, sizes: Sequence[int] | None) -> Schedule | None:
   """The schedule, or None if its events do not fit into the run."""
   try:
-    return build_schedule(keys, steps)
+    return build_schedule(keys, steps, sizes)
   except ConfigError:
     return None

@@ -199,7 +199,7 @@ def checked_keys(raw: Mapping[str, Any]) -> SparsityKeys:
   keys = parse_keys(raw)
   if keys.pruning_method == "hold":
     raise ConfigError("pruning_method='hold': keeps the zeros that a checkpoint has, there is no schedule to plan")
-  if keys.sparsity == 0.0:
+  if not keys.is_active:
     raise ConfigError("sparsity=0: a dense run, there is nothing to plan; give --sparsity above 0 and below 1")
   return keys
 
@@ -207,9 +207,11 @@ def checked_keys(raw: Mapping[str, Any]) -> SparsityKeys:
 def make_plan(
   keys: SparsityKeys, steps: int, num_prunable: int | None = None, tokens_per_step: int | None = None
 ) -> RunPlan:
-  """Plans a run of `steps` steps.
+  """Plans a run of `steps` steps whose model is not known.
 
   Raises:
-    ConfigError: the events do not fit into the run.
+    ConfigError: the events do not fit into the run, or the keys name parameters.
   """
+  if keys.prune_groups:
+    raise ConfigError("prune_groups: its patterns match paths of parameters, give the CONFIG of the model")
   return RunPlan(keys, build_schedule(keys, steps), num_prunable, tokens_per_step)

@@ -15,7 +15,8 @@ from maxtext_sparse.config_files import near_file
 from maxtext_sparse.entry import merged_configs
 from maxtext_sparse.errors import ConfigError, did_you_mean, HookError
 from maxtext_sparse.plan import cost
-from maxtext_sparse.pruning.prunable import Parameter, select_prunable
+from maxtext_sparse.pruning.plan import plan_pruning, PruningPlan
+from maxtext_sparse.pruning.prunable import Parameter, rule_index, select_prunable
 
 # Reading a config on a laptop must not look for a cluster.
 _LOCAL = ("hardware=cpu", "skip_jax_distributed_system=True", "log_config=False")
@@ -48,6 +49,25 @@ class Model:
   @property
   def steps(self) -> int:
     return run_steps(self.flat)
+
+  def rule_sizes(self, keys: SparsityKeys) -> list[int]:
+    """Prunable weights under each of `keys.rules`."""
+    sizes = [0] * len(keys.rules)
+    for parameter in select_prunable(self.parameters, keys, self._trainable):
+      sizes[rule_index(keys, parameter.path)] += parameter.size
+    return sizes
+
+  def plan(self, keys: SparsityKeys, steps: int) -> PruningPlan:
+    """What training with these keys would prune, and when: the plan that the optimizer follows.
+
+    Raises:
+      ConfigError: the keys fit neither the model nor the run.
+    """
+    return plan_pruning(keys, self.parameters, steps, self._trainable)
+
+  @property
+  def _trainable(self) -> Sequence[str]:
+    return self.flat.get("trainable_parameters_mask") or ()
 
   def tokens_per_step(self, num_chips: int | None = None) -> int | None:
     """Tokens of a global batch; None under batch ramp-up.
@@ -98,9 +118,11 @@ def load_model(arguments: Sequence[str]) -> Model:
 
 
 def _matrices(parameter: Parameter) -> Iterator[dict[str, Any]]:
-  shape = [size for axis, size in enumerate(parameter.shape) if axis not in parameter.stack_axes]
+  shape = [parameter.shape[axis] for axis in parameter.matrix_axes]
+  # A matrix's first axes, over which a product with activations sums, and along which n:m groups lie.
+  contraction_axes = list(range(len(parameter.contraction_axes)))
   for name in parameter.matrix_names():
-    yield {"name": name, "shape": shape, "size": parameter.matrix_size}
+    yield {"name": name, "shape": shape, "size": parameter.matrix_size, "contraction_axes": contraction_axes}
 
 
 def _abstract_parameters(config: Any) -> tuple[Parameter, ...]:

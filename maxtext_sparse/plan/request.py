@@ -69,12 +69,19 @@ class RunOptions:
       num_chips,
     )
 
-  def length(self, keys: SparsityKeys, num_prunable: int | None, tokens_per_step: int | None, default: int) -> int:
-    """T, from whichever length was given; `default` if none was."""
+  def length(
+    self,
+    keys: SparsityKeys,
+    num_prunable: int | None,
+    tokens_per_step: int | None,
+    default: int,
+    sizes: Sequence[int] | None = None,
+  ) -> int:
+    """T, from whichever length was given; `default` if none was. `sizes` as for `build_schedule`."""
     if self.tokens is not None:
       return steps_for_tokens(self.tokens, tokens_per_step)
     if self.flops is not None:
-      return steps_for_flops(self.flops, keys, num_prunable, tokens_per_step)
+      return steps_for_flops(self.flops, keys, num_prunable, tokens_per_step, sizes)
     return default if self.steps is None else self.steps
 
 
@@ -131,8 +138,9 @@ def plan_model(model: "Model", options: RunOptions) -> PlannedRun:
   """Plans the run of a config that has already been read."""
   keys = checked_keys(model.flat)
   tokens_per_step = options.tokens_per_step or model.tokens_per_step(options.num_chips)
-  steps = options.length(keys, model.num_prunable, tokens_per_step, model.steps)
-  plan = make_plan(keys, steps, model.num_prunable, tokens_per_step)
+  sizes = model.rule_sizes(keys)
+  steps = options.length(keys, sum(sizes), tokens_per_step, model.steps, sizes)
+  plan = RunPlan(keys, model.plan(keys, steps).schedule, sum(sizes), tokens_per_step)
   return PlannedRun(plan, options.steps is None, _batch_notes(model, options))
 
 

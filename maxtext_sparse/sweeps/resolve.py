@@ -18,14 +18,14 @@ from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_tokens
 from maxtext_sparse.plan.models import load_model, Model
 from maxtext_sparse.plan.twins import twin_finder
-from maxtext_sparse.schedule import build_schedule, Schedule
+from maxtext_sparse.schedule import Schedule
 from maxtext_sparse.sweeps.manifest import config_text
 
 # Keys of sweep files that MaxText does not have. They become `steps` and `per_device_batch_size`.
 BUDGETS = ("tokens", "batch_tokens")
 # `steps` in the model files are the paper's 10x tokens, from which other multiples are computed.
 _OWN_LENGTH = 10.0
-# These keys change when and how many weights are pruned, but not which weights can be pruned.
+# These keys say when and how weights are pruned. Two runs that differ in nothing else are the same until they prune.
 SCHEDULE_KEYS = (
   "sparsity",
   "pruning_method",
@@ -36,6 +36,12 @@ SCHEDULE_KEYS = (
   "gmp_dense_fraction",
   "gmp_prune_fraction",
   "gmp_fraction_of",
+  "pruning_scope",
+  "pruning_structure",
+  "pruning_score",
+  "pruning_seed",
+  "min_matrix_density",
+  "prune_groups",
 )
 # These say which of the prunable weights go first, about which a dense run has nothing to say.
 _CHOICE_KEYS = ("pruning_structure", "pruning_scope", "pruning_score", "pruning_seed", "min_matrix_density")
@@ -101,9 +107,10 @@ class Resolver:
       config["steps"] = steps_for_tokens(self._tokens(files, str(keys["tokens"])), batch_tokens)
     steps = _steps(config)
     sparsity_keys = parse_keys(config)
-    schedule = build_schedule(sparsity_keys, steps) if sparsity_keys.is_active else None
     model = self._model(config)
-    return Resolved(config, schedule, steps, model.num_prunable, batch_tokens, _text(model.flat["dataset_type"]))
+    plan = model.plan(sparsity_keys, steps) if sparsity_keys.is_active else None
+    schedule, num_prunable = (plan.schedule, plan.num_prunable) if plan else (None, model.num_prunable)
+    return Resolved(config, schedule, steps, num_prunable, batch_tokens, _text(model.flat["dataset_type"]))
 
   def twins(self, run: Resolved) -> list[Resolved]:
     """The dense runs that are as large as a sparse run is on average.
@@ -112,7 +119,9 @@ class Resolver:
     footnote 1).
     """
     assert run.schedule is not None
-    average = run.schedule.active_sum(run.steps, run.num_prunable) / run.steps
+    # Linear layers that the run's groups leave dense count in the twin, so they count here.
+    left_dense = self._model(run.config).num_prunable - run.num_prunable
+    average = run.schedule.active_sum(run.steps, run.num_prunable) / run.steps + left_dense
     twin = self._finder_at(self._path(run.config)).find(run.sparsity, average)
     dense = {key: value for key, value in run.config.items() if key not in (*SCHEDULE_KEYS, *_CHOICE_KEYS)}
     if parse_keys(dense).is_active:
