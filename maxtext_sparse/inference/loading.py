@@ -1,11 +1,13 @@
 """A transformers model from a folder of weights, dense or packed, with the linear layers that the caller chooses."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
+import mmap
 from pathlib import Path
 from typing import Any
 import warnings
 
+import numpy as np
 import torch
 import transformers
 
@@ -89,6 +91,7 @@ def load_with(
       _put_parameter(model, name, files.read(name), dtype, map_embeddings and not config.tie_word_embeddings)
   for name in linears:
     _replace_linear(model, name.removesuffix(".weight"), files, make_linear, dtype)
+    _release_pages(files.read_fields(name).values() if files.is_sparse(name) else [files.read(name)])
   model.tie_weights()
   missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
   if missing:
@@ -160,6 +163,16 @@ def _parent(model: torch.nn.Module, name: str) -> tuple[Any, str]:
     return model.get_submodule(path), leaf
   except AttributeError:
     raise ConfigError(f"{name} is in a file, but the model has no {path}") from None
+
+
+def _release_pages(arrays: Iterable[Array]) -> None:
+  """Takes what was read of mapped files out of this process's memory; what is used again is mapped again.
+
+  Without this, a matrix that is packed or rounded would stay in memory beside what was made of it.
+  """
+  for array in arrays:
+    if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+      array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
