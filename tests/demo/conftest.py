@@ -6,6 +6,7 @@ import pytest
 
 from maxtext_sparse.config import parse_keys
 from maxtext_sparse.demo.training import RunSpec
+from maxtext_sparse.runs.record import RunRecord
 from maxtext_sparse.schedule import build_schedule
 
 STEPS, TOKENS, PRUNABLE = 40, 2048, 1000
@@ -40,11 +41,12 @@ def specs(tmp_path):
   made = {}
   for name in TITLES:
     spec = RunSpec(name, TITLES[name], str(tmp_path / name), STEPS, (), "fingerprint")
-    (tmp_path / name / "sparsity").mkdir(parents=True)
+    (tmp_path / name).mkdir()
     train, held_out = rows(name == "sparse")
     with open(spec.metrics_file, "w", encoding="utf-8") as file:
       file.writelines(json.dumps(row) + "\n" for row in sorted(train + held_out, key=lambda row: row["step"]))
     made[name] = spec
-  event = {"step": SCHEDULE.end, "matrices": {"decoder/mlp/wi_0/kernel[0]": 0.3, "decoder/query/kernel[1]": 0.1}}
-  (tmp_path / "sparse" / "sparsity" / f"event_{SCHEDULE.end:08d}.json").write_text(json.dumps(event))
+  matrices = {"decoder/mlp/wi_0/kernel[0]": 0.3, "decoder/query/kernel[1]": 0.1}
+  event = {"nonzero_prunable": 200, "density": 0.2, "threshold": 0.1, "matrices": matrices}
+  RunRecord(str(tmp_path / "sparse")).write_event(SCHEDULE.end, event)
   return made
