@@ -7,6 +7,7 @@ Orbax reads it, locally or from any store that epath knows, such as `gs://`.
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
+import os
 import re
 from typing import Any
 
@@ -53,7 +54,8 @@ class Checkpoint:
     Raises:
       ConfigError: there is no finished checkpoint.
     """
-    self.items = _find_items(epath.Path(path))
+    # Orbax takes absolute paths only.
+    self.items = _find_items(epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path))))
     self._handler = _handler()
     tree = _metadata_tree(self._handler, self.items)
     found = list(_leaves(tree))

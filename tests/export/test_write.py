@@ -66,6 +66,12 @@ def test_layers_and_layouts_are_where_hugging_face_has_them(exported):
     np.testing.assert_array_equal(weights[f"model.layers.{layer}.self_attn.o_proj.weight"][:, 17], out[1, 1])
 
 
+def test_a_relative_path_means_the_same_checkpoint(tmp_path, checkpoint, exported, monkeypatch):
+  monkeypatch.chdir(checkpoint.parent)
+  export(checkpoint.name, tmp_path / "hf")
+  np.testing.assert_array_equal(tensors(tmp_path / "hf")["lm_head.weight"], tensors(exported)["lm_head.weight"])
+
+
 def test_an_unscanned_checkpoint_gives_the_same_folder(tmp_path, exported):
   stacked = random_parameters()
   single = {}
