@@ -49,10 +49,10 @@ def command(*args):
 
 
 @pytest.mark.parametrize("patch", all_patches(), ids=lambda patch: patch.release)
-def test_each_patch_adds_at_most_60_lines_and_says_why_and_for_what(patch):
+def test_each_patch_adds_at_most_66_lines_and_says_why_and_for_what(patch):
   header, _, diff = patch.text.partition("\n---\n")
   added = [line for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
-  assert len(added) <= 60
+  assert len(added) <= 66
   assert patch.release.removeprefix("main") in header and "All logic is in the package" in header
 
 
