@@ -53,6 +53,7 @@ def start_two(nursery, out, name, **settings):
 
 
 def test_two_processes_are_one_run(nursery, out):
+  """The same program on each of two devices. Bit-identity may be asked: a sum of two numbers has one order only."""
   settings = SPARSE | {"per_device_batch_size": 4, "ici_fsdp_parallelism": 2}
   one = nursery.train(out, "one_process", num_devices=2, **settings)
   for child in start_two(nursery, out, "two_processes", **settings):
