@@ -96,7 +96,7 @@ def test_a_run_with_asynchronous_saves_killed_resumes_bit_identical(nursery, out
 
 
 # bf16 weights hold exact zeros at initialisation, more than the first events are to prune: these events overshoot.
-OFTEN = {"sparsity": 0.2, "gmp_pruning_frequency": 1, "weight_dtype": "bfloat16"}
+OFTEN = {"sparsity": 0.2, "gmp_start_step": 0, "gmp_pruning_frequency": 1, "weight_dtype": "bfloat16"}
 
 
 @pytest.mark.parametrize("step", [8, 12, 20])
