@@ -60,7 +60,7 @@ def test_lengths_are_those_of_table_1(files, tokens):
 
 
 @pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize(("model", "sparsity"), zip(MODELS, (20, 40, 60, 80)))
+@pytest.mark.parametrize(("model", "sparsity"), [*zip(MODELS, (20, 40, 60, 80))])
 def test_every_merge_is_a_valid_config(model, sparsity, data):
   merged = load(f"models/{model}", f"data/{data}", f"sparsity/s{sparsity}")
   assert merged.keys.sparsity == sparsity / 100
