@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from maxtext_sparse.config import KEYS
-from maxtext_sparse.config_files import maxtext_folder, near_file, parse_yaml, read_local_files, stock_name
+from maxtext_sparse.config_files import is_stock, maxtext_folder, near_file, parse_yaml, read_local_files
 from maxtext_sparse.errors import ConfigError, did_you_mean, nearest
 
 # MaxText reads the key `steps` from the environment variable M_STEPS.
@@ -37,7 +37,7 @@ def check_arguments(words: Sequence[str], environment: Mapping[str, str] | None 
   """
   configs, overrides = split_words(words)
   for config in configs:
-    if not os.path.exists(config) and not stock_name(config):
+    if not os.path.exists(config) and not is_stock(config):
       raise ConfigError(f"{_shown(config)}: no such config file{_hint_for_word(config)}")
   _check_overrides(overrides)
   for path, content in read_local_files(configs).items():

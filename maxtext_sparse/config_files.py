@@ -165,6 +165,12 @@ def stock_name(path: str) -> str | None:
   return name if is_stock else None
 
 
+def is_stock(path: str) -> bool:
+  """Whether `path` is one of MaxText's own configs. Without an installed MaxText, a path of that form is believed."""
+  name = stock_name(path)
+  return name is not None and (name == STOCK or maxtext_folder("configs") is None or stock_file(name) is not None)
+
+
 def stock_file(name: str) -> str | None:
   """Returns the path of the installed MaxText's config `name`, or None if there is no such file."""
   folder = maxtext_folder("configs")
@@ -237,6 +243,6 @@ def _find_base(path: str, base: str | None) -> str | None:
   if os.path.isfile(beside):
     return beside
   is_unknown = maxtext_folder("configs") is None and not os.path.isabs(base)
-  if stock_name(base) or is_unknown:
+  if is_stock(base) or is_unknown:
     return base
   raise ConfigError(f"{path}: base_config={base}: no such file{near_file(beside)}")

@@ -51,6 +51,7 @@ def folder(tmp_path, monkeypatch):
 
 BAD_FILES = [
   ("missing.yml", r"missing\.yml: no such config file"),
+  ("src/maxtext/configs/bsae.yml", r"src/maxtext/configs/bsae\.yml: no such config file"),
   ("goood.yml", r"goood\.yml: no such config file, did you mean good\.yml\?"),
   ("steps", r"steps: no such config file; to set this key, write steps=VALUE"),
   ("dir.yml", r"dir\.yml: is a folder, must be a config file"),

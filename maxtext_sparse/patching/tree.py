@@ -1,7 +1,6 @@
 """Recognises and changes a MaxText tree on disk. Everything is checked before anything is written."""
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping
 import dataclasses
 import os
 from pathlib import Path
@@ -49,12 +48,16 @@ class Tree:
 
     Raises:
       ConfigError: a target file is locally modified or leaves the tree through a link, or a file cannot be written. The
-        tree is then as before.
+        message says in which state the tree is then.
     """
     edits = self._edits(verb)
-    with self._told_as_config_error():
+    try:
       self._remove_staged()
       self._replace(edits)
+    except OSError as error:
+      is_as_before = self._recognise()[1] == self.status
+      state = "the tree is as before" if is_as_before else "the tree is changed in part, call the same command again"
+      raise ConfigError(f"{error.filename or self.root}: cannot write ({error.strerror}), {state}") from error
     return list(edits)
 
   def preview(self, verb: Verb) -> dict[str, str]:
@@ -153,14 +156,6 @@ class Tree:
     for file in self.patch.files:
       if self._staged(file.path).exists():
         self._staged(file.path).unlink()
-
-  @contextlib.contextmanager
-  def _told_as_config_error(self) -> Iterator[None]:
-    try:
-      yield
-    except OSError as error:
-      place = error.filename or self.root
-      raise ConfigError(f"{place}: cannot write ({error.strerror}), the tree is as before") from error
 
 
 def find_package(path: str) -> Path:
