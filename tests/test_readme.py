@@ -22,7 +22,19 @@ READMES = [MAIN, *sorted(path for folder in FOLDERS for path in (REPO / folder).
 DOCUMENTS = [*READMES, *sorted((REPO / ".github").glob("*.md"))]
 BENCHMARKS = sorted((REPO / "tests" / "benchmarks").glob("bench_*.py"))
 # What the README of the package calls the core.
-CORE = ("errors", "config", "config_files", "schedule", "pruning", "runs", "hooks", "entry")
+CORE = (
+  "errors",
+  "config",
+  "config_files",
+  "rules",
+  "schedule",
+  "arguments",
+  "terminal",
+  "pruning",
+  "runs",
+  "hooks",
+  "entry",
+)
 MAX_LINES = 200
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from maxtext_sparse import __version__
-from maxtext_sparse.cli import bench, cluster, export, laws, plan, start, study, tools
+from maxtext_sparse.cli import bench, cluster, export, laws, plan, start, studies, tools
 from maxtext_sparse.cli.help import new_group
 from maxtext_sparse.hooks import SUPPORTED_VERSIONS
 
@@ -42,7 +42,7 @@ def common(
   del version
 
 
-for module in (start, plan, study, cluster, laws, export, bench, tools):
+for module in (start, plan, studies, cluster, laws, export, bench, tools):
   module.register(app)
 
 

@@ -31,7 +31,7 @@ def bench(
 
   Example: maxtext-sparse bench exported --out figures
   """
-  from maxtext_sparse.inference.comparison import compare, Plan
+  from maxtext_sparse.inference.comparison import BenchPlan, compare
   from maxtext_sparse.inference.library import allowed_cpus
   from maxtext_sparse.inference.text import print_result
 
@@ -41,7 +41,7 @@ def bench(
       # Before the measurement: whether matplotlib is here must not be found out after it.
       from maxtext_sparse.plots.inference import save_comparison
     chosen = tuple(allowed_cpus()) if not cpus else _parsed(cpus)
-    plan = Plan(folder, chosen, rounds, tokens)
+    plan = BenchPlan(folder, chosen, rounds, tokens)
     result = compare(plan, lambda line: print(line, file=sys.stderr, flush=True))
     if out:
       result["files"] = save_comparison(result, out)

@@ -36,7 +36,7 @@ class Command(TyperCommand):
     write_parameters(self, ctx, formatter)
 
 
-class Group(TyperGroup):
+class GroupedCommands(TyperGroup):
   """A group of commands, and with `main` the place where usage errors become one line."""
 
   def format_help_text(self, ctx: Any, formatter: Any) -> None:
@@ -71,7 +71,7 @@ class Group(TyperGroup):
 def new_group(text: str, **settings: Any) -> typer.Typer:
   """Returns an empty group of commands that prints help as this module does."""
   return typer.Typer(
-    cls=Group,
+    cls=GroupedCommands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

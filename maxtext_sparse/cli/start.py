@@ -19,7 +19,7 @@ class TrainCommand(Command):
 
   def format_epilog(self, ctx: Any, formatter: Any) -> None:
     """Writes the keys with their defaults."""
-    from maxtext_sparse.keys import describe_keys
+    from maxtext_sparse.key_table import describe_keys
 
     del ctx
     with formatter.section("Sparsity keys and their defaults"):

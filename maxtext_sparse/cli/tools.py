@@ -53,7 +53,7 @@ def keys(
 
   Example: maxtext-sparse keys --yaml
   """
-  from maxtext_sparse.keys import describe_keys, print_keys, to_yaml
+  from maxtext_sparse.key_table import describe_keys, print_keys, to_yaml
 
   with one_line_errors():
     if as_json and as_yaml:

@@ -17,8 +17,8 @@ from maxtext_sparse.export import card, tokenizer
 from maxtext_sparse.export.aside import check_target, written_aside
 from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.families import Family, family_of, TORCH_DTYPES
+from maxtext_sparse.export.origin import prunable_paths, training_facts
 from maxtext_sparse.export.run_config import run_config, RunConfig
-from maxtext_sparse.export.training import prunable_paths, training_facts
 from maxtext_sparse.inspection.certificate import certificate
 from maxtext_sparse.inspection.measure import COMMON_STRUCTURES, MatrixFigures, measure
 from maxtext_sparse.runs.files import replace_json, replace_text

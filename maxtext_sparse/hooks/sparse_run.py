@@ -21,7 +21,7 @@ from maxtext_sparse.config import SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks.monitor import Monitor
 from maxtext_sparse.hooks.settings import schedule_of, Settings
-from maxtext_sparse.pruning.plan import plan_pruning, PruningPlan
+from maxtext_sparse.pruning.groups import plan_pruning, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter
 from maxtext_sparse.schedule import Schedule
 

@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class BenchPlan:
   """What is measured.
 
   Attributes:
@@ -80,7 +80,7 @@ class Timing:
 class Variant:
   """A worker process that holds one variant; it ends with the `with` block."""
 
-  def __init__(self, plan: Plan, name: str):
+  def __init__(self, plan: BenchPlan, name: str):
     self._name = name
     command = [sys.executable, "-m", "maxtext_sparse.inference.worker", plan.folder, name, ",".join(map(str, plan.cpus))]
     # Closed in __exit__; a pipe could fill up, since nobody reads it while the process works.
@@ -126,7 +126,7 @@ class Variant:
     raise RunError(f"{self._name}: {reason.removeprefix('maxtext-sparse: error: ')}")
 
 
-def compare(plan: Plan, say: Say) -> dict[str, Any]:
+def compare(plan: BenchPlan, say: Say) -> dict[str, Any]:
   """Measures all variants of a folder's model.
 
   Args:
@@ -227,7 +227,7 @@ def _break_even(products: Mapping[str, Any]) -> dict[str, Any]:
   return {"break_even_density": int8, "break_even_densities": {"sparse_bf16": bf16, "sparse_int8": int8}}
 
 
-def _measure(plan: Plan, names: Sequence[str], say: Say) -> dict[str, Timing]:
+def _measure(plan: BenchPlan, names: Sequence[str], say: Say) -> dict[str, Timing]:
   with contextlib.ExitStack() as stack:
     variants = {name: stack.enter_context(Variant(plan, name)) for name in names}
     timings = {}
@@ -247,7 +247,7 @@ def _measure(plan: Plan, names: Sequence[str], say: Say) -> dict[str, Timing]:
   return timings
 
 
-def _take_turn(plan: Plan, variant: Variant, timing: Timing) -> None:
+def _take_turn(plan: BenchPlan, variant: Variant, timing: Timing) -> None:
   answer = variant.ask("generate", tokens=plan.num_tokens)
   timing.tokens = answer["tokens"]
   timing.token_seconds.append(float(np.median(answer["seconds"])))

@@ -15,7 +15,7 @@ from maxtext_sparse.config_files import near_file
 from maxtext_sparse.entry import merged_configs
 from maxtext_sparse.errors import ConfigError, did_you_mean, HookError
 from maxtext_sparse.plan import cost
-from maxtext_sparse.pruning.plan import plan_pruning, PruningPlan
+from maxtext_sparse.pruning.groups import plan_pruning, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter, rule_index, select_prunable
 
 # Reading a config on a laptop must not look for a cluster.

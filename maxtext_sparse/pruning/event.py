@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from maxtext_sparse.pruning import counting, keys, matrices, scores, structures, threshold
-from maxtext_sparse.pruning.budgets import floor_counts
 from maxtext_sparse.pruning.counting import Count
-from maxtext_sparse.pruning.plan import Group, PruningPlan
+from maxtext_sparse.pruning.groups import Group, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter
+from maxtext_sparse.pruning.quotas import floor_counts
 from maxtext_sparse.pruning.threshold import Contest, Cut, Ranking
 from maxtext_sparse.rules import Block, is_function_name, NOfM
 
@@ -188,17 +188,17 @@ class _Event:
 
   def _candidates(self, group: Group) -> np.ndarray:
     """[event][array or 1]: how many of the keys that compete survive."""
-    budgets = np.asarray(group.budgets, np.int64)
+    quotas = np.asarray(group.quotas, np.int64)
     sizes = np.asarray([p.size for p in group.parameters], np.int64)
     per_array = (lambda counts: counts) if group.rule.scope != "global" else (lambda counts: counts.sum(keepdims=True))
     structure = group.rule.structure
     if isinstance(structure, Block):
-      return budgets // structure.size
+      return quotas // structure.size
     if isinstance(structure, NOfM):
-      return budgets - per_array(sizes * structure.n // structure.m)
+      return quotas - per_array(sizes * structure.n // structure.m)
     if group.rule.min_matrix_density > 0:
-      return budgets - per_array(np.asarray(floor_counts(group.rule, group.parameters), np.int64))
-    return budgets
+      return quotas - per_array(np.asarray(floor_counts(group.rule, group.parameters), np.int64))
+    return quotas
 
   def _protected(self, group: Group, ranking: Ranking) -> jax.Array:
     assert isinstance(group.rule.structure, NOfM)

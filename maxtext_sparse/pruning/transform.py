@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from maxtext_sparse.pruning import counting, event, keys
-from maxtext_sparse.pruning.plan import plan_for_schedule, PruningPlan
+from maxtext_sparse.pruning.groups import plan_for_schedule, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter, path_string
 from maxtext_sparse.rules import check_rule, PruningRule
 from maxtext_sparse.schedule import Schedule

@@ -10,12 +10,12 @@ from typing import Any
 
 from maxtext_sparse.config import KEYS
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.sweeps.folder import replace_folder
 from maxtext_sparse.sweeps.manifest import config_text, Manifest, Run
 from maxtext_sparse.sweeps.points import expand, Point
 from maxtext_sparse.sweeps.resolve import Resolved, Resolver
 from maxtext_sparse.sweeps.spec import read_spec, Spec
 from maxtext_sparse.sweeps.trunks import find_trunks, Trunk
+from maxtext_sparse.sweeps.writing import replace_folder
 
 
 @dataclasses.dataclass(frozen=True)

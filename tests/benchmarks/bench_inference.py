@@ -12,7 +12,7 @@ import measure
 import torch
 import transformers
 
-from maxtext_sparse.inference.comparison import compare, Plan
+from maxtext_sparse.inference.comparison import BenchPlan, compare
 from maxtext_sparse.inference.library import allowed_cpus
 from maxtext_sparse.inference.text import COLUMNS, remarks, rows
 from maxtext_sparse.plots.inference import save_comparison
@@ -76,7 +76,7 @@ def main() -> None:
   for sparsity in options.sparsities:
     with tempfile.TemporaryDirectory() as folder:
       write_model(folder, sparsity, SHAPE | {"num_hidden_layers": options.layers})
-      plan = Plan(folder, tuple(options.cpus), options.rounds, options.tokens)
+      plan = BenchPlan(folder, tuple(options.cpus), options.rounds, options.tokens)
       result = compare(plan, lambda line: print(line, flush=True))
     results[sparsity] = result | {"folder": f"random LLaMA, {sparsity:.0%} sparse"}
     save_comparison(result, str(measure.OUT / f"inference_{sparsity:g}"))

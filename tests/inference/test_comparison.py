@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.inference.comparison import break_even_density, is_pinned, median_interval, Plan, VARIANTS
+from maxtext_sparse.inference.comparison import BenchPlan, break_even_density, is_pinned, median_interval, VARIANTS
 
 REPO = Path(__file__).parents[2]
 DENSITIES = [0.2, 0.4, 0.6, 0.8]
@@ -56,7 +56,7 @@ def test_the_interval_holds_the_median_and_shrinks_with_more_rounds():
 )
 def test_a_plan_that_cannot_be_measured_is_refused(changes, message):
   with pytest.raises(ConfigError, match=message):
-    Plan(**({"folder": "x", "cpus": (min(os.sched_getaffinity(0)),)} | changes))
+    BenchPlan(**({"folder": "x", "cpus": (min(os.sched_getaffinity(0)),)} | changes))
 
 
 def run(*arguments):

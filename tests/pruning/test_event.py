@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from maxtext_sparse.pruning import event
-from maxtext_sparse.pruning.budgets import floor_counts
-from maxtext_sparse.pruning.plan import plan_for_schedule, PruningPlan
+from maxtext_sparse.pruning.groups import plan_for_schedule, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter
+from maxtext_sparse.pruning.quotas import floor_counts
 from maxtext_sparse.rules import Block, NOfM, PruningRule
 from maxtext_sparse.schedule import Schedule
 from tests.pruning.test_threshold import reference_hash
@@ -195,7 +195,7 @@ def protected_entries(rule: PruningRule, entries: list[Entry]) -> list[Entry]:
 
 def budgets_by_contest(rule: PruningRule, event_index: int) -> dict:
   """Contest -> how many entries of it survive: one contest, or one for each matrix."""
-  counts = plan_of(rule).groups[0].budgets[event_index]
+  counts = plan_of(rule).groups[0].quotas[event_index]
   unit = rule.structure.size if isinstance(rule.structure, Block) else 1
   if rule.scope == "global":
     return {(): counts[0] // unit}

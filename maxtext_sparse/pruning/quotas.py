@@ -12,10 +12,10 @@ from maxtext_sparse.rules import Block, PruningRule
 from maxtext_sparse.schedule import keep_count, rule_densities
 
 # [event][array], or [event][0] under scope global.
-Budgets = tuple[tuple[int, ...], ...]
+Quotas = tuple[tuple[int, ...], ...]
 
 
-def budgets(rule: PruningRule, parameters: Sequence[Parameter], densities: Sequence[float]) -> Budgets:
+def quotas(rule: PruningRule, parameters: Sequence[Parameter], densities: Sequence[float]) -> Quotas:
   """Weights kept after each event; never rising, and multiples of a block's size where whole blocks go.
 
   Args:
@@ -41,9 +41,9 @@ def budgets(rule: PruningRule, parameters: Sequence[Parameter], densities: Seque
   return tuple(kept)
 
 
-def rule_budgets(rule: PruningRule, parameters: Sequence[Parameter], num_events: int) -> Budgets:
-  """`budgets` along the rule's own curve."""
-  return budgets(rule, parameters, rule_densities(rule, num_events))
+def rule_quotas(rule: PruningRule, parameters: Sequence[Parameter], num_events: int) -> Quotas:
+  """`quotas` along the rule's own curve."""
+  return quotas(rule, parameters, rule_densities(rule, num_events))
 
 
 def erk_densities(parameters: Sequence[Parameter], density: float) -> list[float]:
@@ -56,12 +56,12 @@ def erk_densities(parameters: Sequence[Parameter], density: float) -> list[float
   0.833 and 0.417.
   """
   raw = [(p.num_in + p.num_out) / p.matrix_size for p in parameters]
-  budget = density * sum(p.size for p in parameters)
+  total_kept = density * sum(p.size for p in parameters)
   is_dense = [False] * len(parameters)
   while True:
     spent = sum(p.size for p, dense in zip(parameters, is_dense) if dense)
     weight = sum(r * p.size for r, p, dense in zip(raw, parameters, is_dense) if not dense)
-    scale = (budget - spent) / weight if weight else 0.0
+    scale = (total_kept - spent) / weight if weight else 0.0
     over = [not dense and scale * r > 1.0 for r, dense in zip(raw, is_dense)]
     if not any(over):
       return [1.0 if dense else scale * r for r, dense in zip(raw, is_dense)]

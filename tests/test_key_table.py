@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from maxtext_sparse.cli import app
 from maxtext_sparse.config import DEFAULTS, SparsityKeys
 from maxtext_sparse.config_files import read_config
-from maxtext_sparse.keys import describe_keys, to_yaml
+from maxtext_sparse.key_table import describe_keys, to_yaml
 
 
 def shown(*words):

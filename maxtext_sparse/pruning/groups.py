@@ -5,8 +5,8 @@ import dataclasses
 import functools
 
 from maxtext_sparse.config import SparsityKeys
-from maxtext_sparse.pruning.budgets import Budgets, budgets, rule_budgets
 from maxtext_sparse.pruning.prunable import Parameter, rule_index, select_prunable
+from maxtext_sparse.pruning.quotas import Quotas, quotas, rule_quotas
 from maxtext_sparse.pruning.structures import check_fits
 from maxtext_sparse.rules import PruningRule
 from maxtext_sparse.schedule import build_schedule, Schedule
@@ -19,12 +19,12 @@ class Group:
   Attributes:
     rule: how they are pruned.
     parameters: which they are, in the order of the model.
-    budgets: weights that they keep after each event: one number under scope `global`, else one for each parameter.
+    quotas: weights that they keep after each event: one number under scope `global`, else one for each parameter.
   """
 
   rule: PruningRule
   parameters: tuple[Parameter, ...]
-  budgets: Budgets
+  quotas: Quotas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def plan_pruning(
   members = [[p for p in prunable if rule_index(keys, p.path) == index] for index in range(len(keys.rules))]
   schedule = build_schedule(keys, steps, [sum(p.size for p in chosen) for chosen in members])
   groups = [
-    Group(rule, tuple(chosen), rule_budgets(rule, chosen, len(schedule.event_steps)))
+    Group(rule, tuple(chosen), rule_quotas(rule, chosen, len(schedule.event_steps)))
     for (_, rule), chosen in zip(keys.rules, members)
     if chosen
   ]
@@ -93,7 +93,7 @@ def plan_for_schedule(schedule: Schedule, rule: PruningRule, parameters: Sequenc
   Raises:
     ConfigError: the rule's structure does not fit the parameters.
   """
-  group = Group(rule, tuple(parameters), budgets(rule, parameters, schedule.densities))
+  group = Group(rule, tuple(parameters), quotas(rule, parameters, schedule.densities))
   return _checked(schedule, [group])
 
 
@@ -102,5 +102,5 @@ def _checked(schedule: Schedule, groups: Sequence[Group]) -> PruningPlan:
     if group.rule.structure is not None:
       for parameter in group.parameters:
         check_fits(group.rule.structure, parameter)
-  kept = tuple(sum(sum(group.budgets[event]) for group in groups) for event in range(len(schedule.event_steps)))
+  kept = tuple(sum(sum(group.quotas[event]) for group in groups) for event in range(len(schedule.event_steps)))
   return PruningPlan(dataclasses.replace(schedule, kept=kept), tuple(groups))
