@@ -81,7 +81,7 @@ def fit(
 
       made = FitReport.make(request, num_resamples)
       files = made.write(report)
-      content, text = made.to_dict() | {"files": files}, "\n".join([made.summary.to_text(), *files])
+      content, text = made.to_dict() | {"files": files}, "\n".join([*made.summary.to_text().splitlines()[:2], *files])
     else:
       summary = request.summary(num_resamples, held_out) if at is None else request.summary_at(at)
       content, text = summary.to_dict(), "" if as_json else summary.to_text()

@@ -17,6 +17,8 @@ from maxtext_sparse.terminal import new_table, short
 _SHOWN = 1e-4
 # By chance, one of 20 combinations is this many standard errors off in 1 % of tables.
 _CLEAR_Z = 3.5
+# Standard errors above this multiple of the value are not shown as numbers.
+_OPEN_ERROR = 3.0
 # Wider than any table: a table is never cut, even where the terminal wraps its lines.
 _WIDTH = 10_000
 
@@ -90,7 +92,11 @@ class FitSummary:
     errors = self.standard_errors
     for parameter in self.fit.law.parameters:
       value = self.fit.coefficients[parameter.name]
-      yield parameter.name, f"{value:.5g}", number(errors.get(parameter.name), ".2g"), parameter.unit
+      error = errors.get(parameter.name)
+      # A larger one is set by a few resamples and says only that the coefficient is open.
+      is_open = error is not None and error > _OPEN_ERROR * abs(value)
+      shown = f"> {_OPEN_ERROR:g}x value" if is_open else number(error, ".2g")
+      yield parameter.name, f"{value:.5g}", shown, parameter.unit
 
   def worth_rows(self) -> Iterable[tuple[str, ...]]:
     """Each multiplier beside what the average law claims."""

@@ -104,8 +104,9 @@ def compute_levels(runs: pd.DataFrame) -> list[float]:
     if len(np.unique(np.round(np.log(sizes[group]), 2))) >= _LEAST_SIZES
     and np.ptp(np.log(all_compute[group])) < 2 * _SAME
   ]
-  if len(own) >= 2:
-    return own[-_NUM_LEVELS:]
+  apart = [level for level, below in zip(own, [0.0, *own]) if level > _NEAR**2 * below]
+  if len(apart) >= 2:
+    return apart[-_NUM_LEVELS:]
   low, high = np.quantile(compute, [0.1, 0.9])
   return cast(list[float], np.geomspace(low, high, _NUM_LEVELS).tolist())
 
