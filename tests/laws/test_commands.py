@@ -122,6 +122,27 @@ def test_recommend(table):
     assert part in text
 
 
+def test_recommend_for_a_life(table, tmp_path):
+  arguments = ("recommend", table, "--flops", 1e20, "--inference-tokens", 1e12, "--bootstrap", 20)
+  content = json.loads(call(*arguments, "--out", tmp_path, "--json").stdout)
+  assert content["inference_flops"] == pytest.approx(2 * content["best"]["final_params"] * 1e12)
+  assert content["total_flops"] == pytest.approx(content["best"]["effective_flops"] + content["inference_flops"])
+  assert content["break_even_tokens"] >= 0 and all(Path(path).is_file() for path in content["files"])
+  assert "sparse wins from" in call(*arguments).stdout
+
+
+def test_recommend_the_best_sparsity_everywhere(table, tmp_path):
+  content = json.loads(call("recommend", table, "--optimal-sparsity", "--out", tmp_path, "--json").stdout)
+  assert [len(row) for row in content["optimal_sparsity"]] == [5] * 5
+  assert [Path(path).name for path in content["files"]] == ["contours.png", "contours.svg"]
+
+
+def test_fit_of_a_multiplier_law_has_its_multipliers(table):
+  content = json.loads(call("fit", table, "--law", "multiplier", "--bootstrap", 20, "--json").stdout)
+  assert content["multipliers"].keys() == LEVELS and content["multipliers"]["0"] == 1
+  assert content["interval_holds_average_law"].keys() == LEVELS - {"0"}
+
+
 def test_plot(table, tmp_path):
   content = json.loads(call("plot", "accuracy", table, "--out", tmp_path / "figures", "--json").stdout)
   assert content["figure"] == "accuracy" and len(content["files"]) == 2
@@ -152,6 +173,18 @@ def test_plot(table, tmp_path):
     (("recommend", "TABLE", "--flops", "1e20", "gmp_start_step=100"), "must be key=value with one of the keys"),
     (("predict", "TABLE", "shape=cubic", "--dense-params", "1e8", "--tokens", "1e9"), "shape=cubic: must be key=value"),
     (("recommend", "TABLE", "--flops", "-1"), "--flops=-1"),
+    (("recommend", "TABLE"), "--flops: is missing"),
+    (("recommend", "TABLE", "--flops", "1e20", "--inference-tokens", "-1"), "--inference-tokens=-1: must be a number"),
+    (
+      ("recommend", "TABLE", "--flops", "1e20", "--inference-tokens", "1e9", "--inference-cost", "2"),
+      "--inference-cost=2",
+    ),
+    (("recommend", "TABLE", "--flops", "1e20", "--training-cost", "free"), "--training-cost=free: must be effective or"),
+    (("recommend", "TABLE", "--flops", "1e20", "--optimal-sparsity"), "must go without --flops"),
+    (("recommend", "TABLE", "--optimal-sparsity", "--law", "chinchilla"), "--law=chinchilla: leaves the sparsity out"),
+    (("fit", "TABLE", "--size", "final"), "--size=final: belongs to the multiplier laws"),
+    (("fit", "TABLE", "--loss-column", "los"), "--loss-column=los: "),
+    (("fit", "TABLE", "--law", "multiplyer"), "did you mean multiplier?"),
     (("plot", "nonsense", "TABLE"), "FIGURE=nonsense"),
     (("convert", "TABLE", "--source", "t5"), "column scale, val-loss, steps is missing"),
   ],
