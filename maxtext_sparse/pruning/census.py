@@ -70,7 +70,8 @@ def prunable_weights(tree: Any, parameters: Sequence[Parameter]) -> dict[str, ja
 def _count_matrices(parameters: tuple[Parameter, ...], weights: Sequence[jax.Array]) -> list[tuple[Count, Count]]:
   sharding = weights[0].sharding
   replicated = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
-  return _compiled_count(parameters, replicated)(list(weights))
+  counts: list[tuple[Count, Count]] = _compiled_count(parameters, replicated)(list(weights))
+  return counts
 
 
 @functools.cache

@@ -44,9 +44,11 @@ def split_counts(values: npt.ArrayLike) -> Count:
   return Count(jnp.asarray(array >> _BASE_BITS, jnp.int32), jnp.asarray(array & int(_LOW_BITS), jnp.int32))
 
 
-def to_ints(count: Count) -> np.ndarray:
+def to_ints(count: Count) -> npt.NDArray[np.int64]:
   """The counts as int64, on the host."""
-  return np.asarray(count.high, np.int64) * 2**_BASE_BITS + np.asarray(count.low, np.int64)
+  high, low = np.asarray(count.high, np.int64), np.asarray(count.low, np.int64)
+  counts: npt.NDArray[np.int64] = high * 2**_BASE_BITS + low
+  return counts
 
 
 def at_least(count: Count, bound: Count) -> jax.Array:
@@ -63,7 +65,8 @@ def subtract(count: Count, smaller: Count) -> Count:
 
 def as_float(count: Count) -> jax.Array:
   """The count to float32's precision."""
-  return count.high.astype(jnp.float32) * jnp.float32(2.0**_BASE_BITS) + count.low.astype(jnp.float32)
+  high: jax.Array = count.high.astype(jnp.float32) * jnp.float32(2.0**_BASE_BITS)
+  return high + count.low.astype(jnp.float32)
 
 
 def concatenate(counts: Sequence[Count]) -> Count:

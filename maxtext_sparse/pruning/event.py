@@ -14,6 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from maxtext_sparse.pruning import counting, keys, matrices, scores, structures, threshold
 from maxtext_sparse.pruning.counting import Count
@@ -51,7 +52,8 @@ def run_event(plan: PruningPlan, weights: Arrays, gradients: Arrays, step: jax.A
   # The last event at or before this step; only read where there is one at this step.
   index = jnp.maximum(jnp.sum(steps <= step, dtype=jnp.int32) - 1, 0)
   event = _Event(plan, weights, gradients, index)
-  return lax.cond(jnp.any(steps == step), event.outcome, lambda: _no_event(plan, weights))
+  outcome: Outcome = lax.cond(jnp.any(steps == step), event.outcome, lambda: _no_event(plan, weights))
+  return outcome
 
 
 def survives(plan: PruningPlan, outcome: Outcome, path: str, weight: jax.Array) -> jax.Array:
@@ -186,19 +188,19 @@ class _Event:
       return Contest(rankings, False, num_keep)
     return Contest(rankings, True, _per_matrix(num_keep, group.parameters))
 
-  def _candidates(self, group: Group) -> np.ndarray:
+  def _candidates(self, group: Group) -> npt.NDArray[np.int64]:
     """[event][array or 1]: how many of the keys that compete survive."""
     quotas = np.asarray(group.quotas, np.int64)
     sizes = np.asarray([p.size for p in group.parameters], np.int64)
-    per_array = (lambda counts: counts) if group.rule.scope != "global" else (lambda counts: counts.sum(keepdims=True))
     structure = group.rule.structure
+    protected = np.zeros_like(sizes)
     if isinstance(structure, Block):
-      return quotas // structure.size
-    if isinstance(structure, NOfM):
-      return quotas - per_array(sizes * structure.n // structure.m)
-    if group.rule.min_matrix_density > 0:
-      return quotas - per_array(np.asarray(floor_counts(group.rule, group.parameters), np.int64))
-    return quotas
+      quotas = quotas // structure.size
+    elif isinstance(structure, NOfM):
+      protected = sizes * structure.n // structure.m
+    elif group.rule.min_matrix_density > 0:
+      protected = np.asarray(floor_counts(group.rule, group.parameters), np.int64)
+    return quotas - (protected.sum(keepdims=True) if group.rule.scope == "global" else protected)
 
   def _protected(self, group: Group, ranking: Ranking) -> jax.Array:
     assert isinstance(group.rule.structure, NOfM)

@@ -51,7 +51,7 @@ def user_score(name: str, weight: jax.Array, parameter: Parameter, gradient: jax
   """
   function = load_function(name)
   wants_gradient = "gradient" in inspect.signature(function).parameters
-  score = function(weight, parameter, gradient) if wants_gradient else function(weight, parameter)
+  score: jax.Array = function(weight, parameter, gradient) if wants_gradient else function(weight, parameter)
   if jnp.shape(score) != weight.shape:
     raise ValueError(
       f"pruning_score={name}: returned shape {jnp.shape(score)} for {parameter.path}, must be {weight.shape}"
@@ -104,4 +104,5 @@ def block_norms(score: jax.Array, parameter: Parameter, split: tuple[int, ...], 
 
 
 def _as_float(high: counting.Count, low: counting.Count) -> jax.Array:
-  return counting.as_float(high) * jnp.float32(_HALF) + counting.as_float(low)
+  high_part: jax.Array = counting.as_float(high) * jnp.float32(_HALF)
+  return high_part + counting.as_float(low)

@@ -14,12 +14,13 @@ one. So of the two tied weights k - 1 = 1 survives, the one with the larger hash
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from maxtext_sparse.pruning import counting, keys, matrices, search
 from maxtext_sparse.pruning.counting import Count
@@ -181,7 +182,7 @@ def _fence(contests: Sequence[Contest], candidates: Sequence[jax.Array]) -> tupl
   return tied, fenced
 
 
-def _shifts(contests: Sequence[Contest]) -> np.ndarray:
+def _shifts(contests: Sequence[Contest]) -> npt.NDArray[np.int32]:
   """For each contest, the low bits that are zero in all its keys, which the search need not look at."""
   shifts = [min(ranking.unused_bits for ranking in contest.rankings) for contest in contests]
   return np.repeat(np.asarray(shifts, np.int32), [contest.size for contest in contests])
@@ -209,7 +210,7 @@ def _count(contests: Sequence[Contest], hits: Callable[[Ranking, jax.Array, _Ind
 
 
 def _count_contest(contest: Contest, hits: Callable[..., list[jax.Array]], begin: int) -> list[Count]:
-  per_array: list[list] = []
+  per_array: list[list[Any]] = []
   for ranking in contest.rankings:
     size = ranking.parameter.num_matrices
     index = functools.partial(_index, contest, ranking.parameter, begin)
