@@ -67,7 +67,7 @@ def export(
 def import_model(
   folder: Annotated[str, typer.Argument(help="A model folder of the llama family, dense or bitmask.")],
   out: Annotated[str, typer.Argument(help="The folder to write.")],
-  dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; float32 by default.")] = None,
+  dtype: Annotated[str | None, typer.Option(help="Type of the weights: float32 (default) or bfloat16.")] = None,
   force: _Force = False,
   as_json: Json = False,
 ) -> None:
@@ -146,7 +146,9 @@ def evaluate(
   tasks: Annotated[str, typer.Option(help="Names separated by commas: the harness's, or next_line and held_out.")],
   text: Annotated[str | None, typer.Option(help="Text of next_line and held_out; the demo's by default.")] = None,
   task_folder: Annotated[str | None, typer.Option(help="Folder with more task files of the harness.")] = None,
-  backend: Annotated[str, typer.Option(help="torch, numpy (small models), or auto: torch where it is.")] = "auto",
+  backend: Annotated[
+    str, typer.Option(help="One of torch, numpy (for small models), and auto: torch if it is installed.")
+  ] = "auto",
   limit: Annotated[int | None, typer.Option(help="Most documents per task.")] = None,
   fewshot: Annotated[int | None, typer.Option(help="Examples before each question.")] = None,
   batch_size: Annotated[int, typer.Option(help="Sequences computed at once.")] = 16,

@@ -37,7 +37,7 @@ def test_the_commands_are_shown_in_groups():
   assert names["Run"] == ["train", "run", "demo"] and names["Plan"] == ["plan", "params", "preflight"]
   assert names["Study"] == ["sweep"] and names["Cluster"] == ["launch"]
   assert names["Laws"] == ["fit", "predict", "recommend", "plot", "convert"]
-  assert names["Models"] == ["export", "verify", "inspect", "bench"]
+  assert names["Models"] == ["export", "import", "verify", "inspect", "evaluate", "bench"]
   assert names["Tools"] == ["doctor", "keys", "patch"]
 
 

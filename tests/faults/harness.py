@@ -105,8 +105,11 @@ class Nursery:
     return Result(out, name)
 
   def close(self) -> None:
+    assert self._process.stdin is not None
     self._process.kill()
     self._process.wait()
+    self._process.stdin.close()
+    self._replies.close()
 
 
 def saved_steps(out: Path, name: str) -> list[int]:

@@ -109,8 +109,11 @@ class Worker:
     return reply
 
   def close(self) -> None:
+    assert self._process.stdin is not None
     self._process.kill()
     self._process.wait()
+    self._process.stdin.close()
+    self._replies.close()
 
 
 class Result:
