@@ -129,8 +129,7 @@ def select_prunable(
   chosen = [p for p in chosen if not _matches_any(keys.prune_exclude, p.path)]
   if keys.do_not_prune_kw:
     chosen = [p for p in chosen if keys.do_not_prune_kw not in p.path]
-  # Of a config that prunes nothing this is what it could prune.
-  if keys.is_active and keys.pruning_method != "hold":
+  if keys.pruning_method != "hold":
     chosen = [p for p in chosen if _is_to_be_pruned(keys, p.path)]
   if not chosen:
     raise ConfigError(f"sparsity={keys.sparsity}: no parameter left to prune, loosen the include and exclude keys")

@@ -41,10 +41,7 @@ SCHEDULE_KEYS = (
   "pruning_score",
   "pruning_seed",
   "min_matrix_density",
-  "prune_groups",
 )
-# These say which of the prunable weights go first, about which a dense run has nothing to say.
-_CHOICE_KEYS = ("pruning_structure", "pruning_scope", "pruning_score", "pruning_seed", "min_matrix_density")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +106,7 @@ class Resolver:
     sparsity_keys = parse_keys(config)
     model = self._model(config)
     plan = model.plan(sparsity_keys, steps) if sparsity_keys.is_active else None
-    schedule, num_prunable = (plan.schedule, plan.num_prunable) if plan else (None, model.num_prunable)
+    schedule, num_prunable = (plan.schedule, plan.num_prunable) if plan else (None, sum(model.rule_sizes(sparsity_keys)))
     return Resolved(config, schedule, steps, num_prunable, batch_tokens, _text(model.flat["dataset_type"]))
 
   def twins(self, run: Resolved) -> list[Resolved]:
@@ -119,13 +116,11 @@ class Resolver:
     footnote 1).
     """
     assert run.schedule is not None
-    # Linear layers that the run's groups leave dense count in the twin, so they count here.
-    left_dense = self._model(run.config).num_prunable - run.num_prunable
-    average = run.schedule.active_sum(run.steps, run.num_prunable) / run.steps + left_dense
-    twin = self._finder_at(self._path(run.config)).find(run.sparsity, average)
-    dense = {key: value for key, value in run.config.items() if key not in (*SCHEDULE_KEYS, *_CHOICE_KEYS)}
+    average = run.schedule.active_sum(run.steps, run.num_prunable) / run.steps
+    dense = {key: value for key, value in run.config.items() if key not in SCHEDULE_KEYS}
     if parse_keys(dense).is_active:
       raise ConfigError("twins=true: prune_groups with a sparsity would prune the dense twins too, set sparsity instead")
+    twin = self._finder_at(self._path(run.config)).find(run.sparsity, average)
     configs = [dense | _parsed(neighbour.overrides) for neighbour in twin.neighbours]
     return [self.resolve(config, config) for config in configs]
 
