@@ -1,5 +1,8 @@
 """Multiplier laws: known multipliers come back, the average law's claim is tested, precision is a second factor."""
 
+import pathlib
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,12 +11,13 @@ from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import evaluate, fit
 from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.laws.multiplier import with_size
-from maxtext_sparse.laws.runs_table import check_runs
+from maxtext_sparse.laws.runs_table import check_runs, read_runs
 from maxtext_sparse.laws.text import FitSummary
 from maxtext_sparse.laws.uncertainty import bootstrap, held_out_error, leave_one_sparsity_out
 from maxtext_sparse.laws.worth import factorisation, worths
 from tests.laws.conftest import average_law, runs_of
 
+REPO = pathlib.Path(__file__).parents[2]
 EFFECTIVE = {0.0: 1.0, 0.2: 0.95, 0.4: 0.8, 0.6: 0.66, 0.8: 0.45}
 PRECISION = {4.0: 0.7, 8.0: 0.9, 16.0: 1.0}
 
@@ -145,3 +149,22 @@ def test_multipliers_of_the_public_runs(request, source, expected):
   fitted = fit(LAWS["multiplier"], request.getfixturevalue(source))
   found = {worth.sparsity: worth.effective for worth in worths(fitted, None)}
   assert found == pytest.approx(expected, abs=2e-3)
+
+
+def shown_multipliers(name, kind):
+  """The values of a row of the README's tables, without their intervals."""
+  readme = (REPO / "maxtext_sparse" / "laws" / "README.md").read_text(encoding="utf-8")
+  row = re.search(rf"^\| {name}, {kind}.*?\|(.*)\|$", readme, re.MULTILINE)
+  assert row, name
+  return [float(cell.split()[0]) for cell in row[1].split("|") if cell.strip()]
+
+
+@pytest.mark.parametrize("name", ["T5", "ViT", "miniature"])
+def test_the_readme_shows_these_multipliers(name, request):
+  if name == "miniature":
+    table = read_runs(str(REPO / "configs" / "sweeps" / "mini-law.csv"))
+  else:
+    table = request.getfixturevalue(name.lower())
+  found = worths(fit(LAWS["multiplier"], table), None)
+  assert [worth.effective for worth in found] == pytest.approx(shown_multipliers(name, "fitted"), abs=2e-3)
+  assert [worth.average_law for worth in found] == pytest.approx(shown_multipliers(name, "average law"), abs=2e-3)
