@@ -45,6 +45,15 @@ def test_the_core_needs_jax_and_optax_but_neither_flax_nor_maxtext():
   subprocess.run([sys.executable, "-c", code], check=True, env=dict(__import__("os").environ, JAX_PLATFORMS="cpu"))
 
 
+def test_importing_the_core_opens_no_device():
+  """Else `jax.distributed.initialize` would fail on every cluster: it must come before the first computation."""
+  code = (
+    "from maxtext_sparse.pruning import event, transform\n"
+    "from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True, env=dict(__import__("os").environ, JAX_PLATFORMS="cpu"))
+
+
 def test_filters_may_be_names_or_a_predicate():
   params = {"a": jax.numpy.arange(1.0, 5.0), "b": jax.numpy.arange(5.0, 9.0)}
   schedule = maxtext_sparse.Schedule(5, (1,), (0.5,))

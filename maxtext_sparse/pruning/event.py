@@ -65,7 +65,8 @@ def survives(plan: PruningPlan, outcome: Outcome, path: str, weight: jax.Array) 
   offset = matrices.index_offsets(plan.parameters)[path]
   ranking = _elementwise_ranking(group, parameter, weight, offset, outcome.scales.get(path))
   # Only shapes matter here, the counts are spent.
-  contest = Contest(tuple(ranking._replace(parameter=p) for p in group.parameters), has_cut_per_matrix(group), _NO_COUNT)
+  no_count = Count(jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32))
+  contest = Contest(tuple(ranking._replace(parameter=p) for p in group.parameters), has_cut_per_matrix(group), no_count)
   return threshold.keep_mask(ranking, threshold.slice_cut(outcome.cuts[plan.groups.index(group)], contest, position))
 
 
@@ -77,9 +78,6 @@ def needs_mask(group: Group) -> bool:
 def has_cut_per_matrix(group: Group) -> bool:
   """Whether each matrix has a cut of its own."""
   return group.rule.scope != "global" or group.rule.min_matrix_density > 0
-
-
-_NO_COUNT = Count(jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32))
 
 
 def _find(plan: PruningPlan, path: str) -> tuple[Group, int]:
