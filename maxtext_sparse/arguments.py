@@ -1,8 +1,8 @@
 """Checks `CONFIG [CONFIG ...] [key=value ...]` before MaxText sees it, without importing jax.
 
 Every command that takes such arguments calls `check_arguments` first, so that all of them refuse the same mistakes with
-the same line: config files that cannot be read, unknown keys, keys given twice, and `M_*` variables that MaxText would
-ignore or that contradict the command line.
+the same line: config files that cannot be read, unknown keys, keys given twice, `M_*` variables that MaxText would
+ignore or that contradict the command line, and values that cannot work (`run_values.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,9 @@ import re
 from typing import Any
 
 from maxtext_sparse.config import KEYS
-from maxtext_sparse.config_files import is_stock, maxtext_folder, near_file, parse_yaml, read_local_files
+from maxtext_sparse.config_files import is_stock, maxtext_folder, near_file, parse_yaml, read_local_files, STOCK
 from maxtext_sparse.errors import ConfigError, did_you_mean, nearest
+from maxtext_sparse.run_values import check_values, given_values
 
 # MaxText reads the key `steps` from the environment variable M_STEPS.
 _PREFIX = "M_"
@@ -25,16 +26,23 @@ _ALMOST_SURELY = 0.87
 _LONGEST = 80
 
 
-def check_arguments(words: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+def check_arguments(
+  words: Sequence[str], environment: Mapping[str, str] | None = None, has_length: bool = True
+) -> dict[str, Any]:
   """Checks the arguments of a run.
 
   Args:
     words: `CONFIG [CONFIG ...] [key=value ...]`. Words that begin with a hyphen are not ours and are passed over.
     environment: variables that the run will see, this process's if None.
+    has_length: False where the length of the run is given in another way than by the key `steps`.
+
+  Returns:
+    The keys that the run sets itself, with their values.
 
   Raises:
     ConfigError: naming the file, key or variable at fault.
   """
+  variables = os.environ if environment is None else environment
   configs, overrides = split_words(words)
   for config in configs:
     if not os.path.exists(config) and not is_stock(config):
@@ -42,7 +50,17 @@ def check_arguments(words: Sequence[str], environment: Mapping[str, str] | None 
   _check_overrides(overrides)
   for path, content in read_local_files(configs).items():
     refuse_unknown_keys(content, f"{path}: ")
-  check_variables(os.environ if environment is None else environment, overrides)
+  check_variables(variables, overrides)
+  values = given_values(configs, overrides, variables)
+  check_values(values, has_length)
+  return values
+
+
+def require_model(words: Sequence[str]) -> None:
+  """Raises ConfigError if nothing says which model is meant. MaxText would take its default, a model of 1.1B weights."""
+  configs, overrides = split_words(words)
+  if not configs and not any(override.startswith(("model_name=", "base_")) for override in overrides):
+    raise ConfigError(f"CONFIG: is missing, give a config file or model_name=NAME; {STOCK} is MaxText's default model")
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

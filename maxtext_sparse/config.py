@@ -198,6 +198,8 @@ def _implied(given: float | None, structure: NOfM | Block | None, inherited: flo
   return 1.0 - structure.density if isinstance(structure, NOfM) else inherited
 
 
+# Longer runs than this are typing errors. Their lists of events would fill the memory.
+MOST_STEPS = 100_000_000
 KEYS = tuple(SparsityKeys.model_fields)
 DEFAULTS: dict[str, Any] = SparsityKeys().model_dump()
 
@@ -245,9 +247,19 @@ def run_steps(raw: Mapping[str, Any]) -> int:
       steps = int(value)
     except (OverflowError, TypeError, ValueError):
       raise ConfigError(f"{name}={value}: must be a whole number") from None
+    if isinstance(value, float) and steps != value:
+      raise ConfigError(f"{name}={value}: must be a whole number")
     if steps != -1:
       return steps
   return -1
+
+
+def check_steps(steps: int, name: str = "steps") -> None:
+  """Raises ConfigError, naming the key or option, for a number of steps that no run has."""
+  if steps < 1:
+    raise ConfigError(f"{name}={steps}: must be a positive number of steps")
+  if steps > MOST_STEPS:
+    raise ConfigError(f"{name}={steps}: must be at most {MOST_STEPS}")
 
 
 def _one_line(error: pydantic.ValidationError) -> str:
@@ -261,7 +273,10 @@ def _one_line(error: pydantic.ValidationError) -> str:
       reason = f"no such key{did_you_mean(str(inside[1]), PruneGroup.model_fields)}"
     if first["type"] == "missing":
       return f"{key}: is missing, give a regular expression over parameter paths"
-  return f"{key}={first['input']!r}: {reason}"
+  value = first["input"]
+  if first["loc"][-1] in ("pruning_structure", "structure"):
+    value = _from_sexagesimal(value)
+  return f"{key}={value!r}: {reason}"
 
 
 def _check_rules(keys: SparsityKeys) -> None:

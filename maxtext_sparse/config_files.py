@@ -178,6 +178,22 @@ def stock_file(name: str) -> str | None:
   return path if folder and not os.path.isabs(name) and os.path.isfile(path) else None
 
 
+def stock_text(name: str, key: str) -> str | None:
+  """Returns the text of a key's value in one of MaxText's own configs or its bases, None if it is in none of them.
+
+  base.yml has 800 keys, and reading all of them as YAML takes a second.
+  """
+  path = stock_file(name)
+  if path is None:
+    return None
+  with open(path, encoding="utf-8") as file:
+    text = file.read()
+  values = [re.search(rf"^{wanted}:[ ]*[\"']?([^\s\"'#]+)", text, re.MULTILINE) for wanted in (key, "base_config")]
+  if values[0] or not values[1] or values[1][1] == name:
+    return values[0][1] if values[0] else None
+  return stock_text(values[1][1], key)
+
+
 def maxtext_folder(name: str) -> str | None:
   """Returns a folder of the MaxText that would be imported, without importing it. None if there is none."""
   spec = importlib.util.find_spec("maxtext")

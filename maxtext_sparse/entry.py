@@ -3,8 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import importlib
+import importlib.util
 import os
+from pathlib import Path
+import re
 import tempfile
+from typing import Any
 
 from maxtext_sparse import hooks
 from maxtext_sparse.arguments import check_arguments, split_words
@@ -17,10 +21,16 @@ from maxtext_sparse.config_files import (
   STOCK_FOLDER,
   stock_name,
 )
-from maxtext_sparse.errors import ConfigError, one_line_errors
+from maxtext_sparse.errors import ConfigError, did_you_mean, one_line_errors
+from maxtext_sparse.maxtext_errors import in_one_line
+from maxtext_sparse.run_values import check_places
+
+_EXAMPLE = "maxtext.trainers.pre_train.train"
 
 
-def run_module(module: str, arguments: Sequence[str], install: Callable[[], None] = hooks.install) -> None:
+def run_module(
+  module: str, arguments: Sequence[str], install: Callable[[], None] = hooks.install, has_traceback: bool = True
+) -> None:
   """Hooks MaxText, imports `module` and calls its `main` as `python -m module` would.
 
   The module does not run as `__main__`, because that would be a second copy of it, which hooks do not reach. The
@@ -30,17 +40,45 @@ def run_module(module: str, arguments: Sequence[str], install: Callable[[], None
     module: a MaxText entry point, such as `maxtext.trainers.pre_train.train`.
     arguments: what follows it on the command line, except that there may be several config files.
     install: hooks MaxText.
+    has_traceback: whether MaxText's own errors end with a traceback, which belongs in the log of a pod; otherwise they
+      are one line too.
   """
-  with one_line_errors(), merged_configs(arguments) as merged:
-    _locate_assets()
-    install()
-    from absl import app
+  with one_line_errors(), in_one_line(has_traceback):
+    _check_module(module)
+    with merged_configs(arguments, check_places) as merged:
+      _locate_assets()
+      install()
+      from absl import app
 
-    try:
-      main = importlib.import_module(module).main
-    except (ImportError, AttributeError) as error:
-      raise ConfigError(f"MODULE={module}: not a MaxText entry point ({error})") from error
-    app.run(main, argv=[module_path(module), *merged])
+      try:
+        main = importlib.import_module(module).main
+      except (ImportError, AttributeError) as error:
+        raise ConfigError(f"MODULE={module}: not a MaxText entry point ({error})") from error
+      app.run(main, argv=[module_path(module), *merged])
+
+
+def _check_module(name: str) -> None:
+  """Checks that an entry point is there, without importing it, which takes half a minute.
+
+  Raises:
+    ConfigError: it is not, or it is a folder of modules, or it has no `main`.
+  """
+  root, *inner = name.split(".")
+  spec = importlib.util.find_spec(root) if root.isidentifier() else None
+  if spec is None and root == "maxtext":
+    return  # the hooks say that MaxText is not installed, and how to install it
+  if spec is None:
+    raise ConfigError(f"MODULE={name}: no such module, give a dotted name such as {_EXAMPLE}")
+  path = Path((spec.submodule_search_locations or [spec.origin or ""])[0])
+  for part in inner:
+    names = [entry.stem for entry in path.iterdir()] if path.is_dir() else []
+    if part not in names:
+      raise ConfigError(f"MODULE={name}: there is no {part} in {path.name}{did_you_mean(part, names)}")
+    path = path / part if (path / part).is_dir() else path / f"{part}.py"
+  if path.is_dir():
+    raise ConfigError(f"MODULE={name}: is a folder of modules, give one of them, such as {_EXAMPLE}")
+  if path.suffix == ".py" and not re.search(r"\bmain\b", path.read_text(encoding="utf-8")):
+    raise ConfigError(f"MODULE={name}: has no function main, give an entry point such as {_EXAMPLE}")
 
 
 def module_path(module: str) -> str:
@@ -49,17 +87,25 @@ def module_path(module: str) -> str:
 
 
 @contextlib.contextmanager
-def merged_configs(arguments: Sequence[str]) -> Iterator[list[str]]:
+def merged_configs(
+  arguments: Sequence[str], check: Callable[[dict[str, Any]], None] | None = None
+) -> Iterator[list[str]]:
   """The arguments, checked, with one config file in place of several; of two values for a key the later file's counts.
 
   MaxText takes one file. It would take a file without `base_config` for the whole config, and it would not read a file
   whose name does not end in .yml. Such a file is written anew too, based on MaxText's base.yml, so that one file behaves
   as two do. The merged file exists as long as the with block runs.
 
+  Args:
+    arguments: the arguments of a run.
+    check: a further check, of the values that they give.
+
   Raises:
     ConfigError: an argument cannot work.
   """
-  check_arguments(arguments)
+  values = check_arguments(arguments)
+  if check is not None:
+    check(values)
   given, _ = split_words(arguments)
   others = [argument for argument in arguments if argument not in given]
   configs = [_stock_config(argument) for argument in given]

@@ -14,9 +14,12 @@ import dataclasses
 import itertools
 import math
 
-from maxtext_sparse.config import SparsityKeys
+from maxtext_sparse.config import check_steps, SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.rules import PruningRule
+
+# More events than this are a typing error.
+MOST_EVENTS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +176,7 @@ def build_schedule(keys: SparsityKeys, steps: int, sizes: Sequence[int] | None =
   Raises:
     ConfigError: the events do not fit into the run.
   """
-  if steps < 1:
-    raise ConfigError(f"steps={steps}: must be a positive number of steps")
+  check_steps(steps)
   if keys.pruning_method == "hold":
     return Schedule(steps, (), (), "hold")
   mix = _mix(keys, sizes)
@@ -187,7 +189,14 @@ def build_schedule(keys: SparsityKeys, steps: int, sizes: Sequence[int] | None =
   last = steps - 1
   if start > last:
     raise ConfigError(f"steps={steps}: the first event would be at step {start}, the last step is {last}")
-  event_steps = (start,) if one_shot else tuple(range(start, min(end, last) + 1, keys.gmp_pruning_frequency))
+  events = range(start, start + 1 if one_shot else min(end, last) + 1, keys.gmp_pruning_frequency)
+  if len(events) > MOST_EVENTS:
+    least = -(-(events[-1] - start) // MOST_EVENTS)
+    raise ConfigError(
+      f"gmp_pruning_frequency={keys.gmp_pruning_frequency}: makes {len(events)} pruning events, each with a record on "
+      f"disk, must be at least {least + 1}"
+    )
+  event_steps = tuple(events)
   densities = [rule_densities(rule, len(event_steps)) for _, rule in mix]
   if len(mix) == 1:  # no share to multiply with, whose rounding could be seen
     total = densities[0]
@@ -211,6 +220,15 @@ def _mix(keys: SparsityKeys, sizes: Sequence[int] | None) -> _Mix:
   assert len(sizes) == len(rules)
   found = [(size / sum(sizes), rule) for size, rule in zip(sizes, rules) if size]
   return [(1.0, found[0][1])] if len(found) == 1 else found
+
+
+def refuse_idle(schedule: Schedule, num_prunable: int) -> None:
+  """Raises ConfigError for a schedule whose sparsity is so small that no weight of a model goes."""
+  if schedule.event_steps and schedule.keep_counts(num_prunable)[-1] == num_prunable:
+    raise ConfigError(
+      f"sparsity={1.0 - schedule.final_density:g}: removes none of the {num_prunable} prunable weights, must be at least "
+      f"{1.0 / num_prunable:.2g}"
+    )
 
 
 def derive_bounds(keys: SparsityKeys, steps: int, mix: _Mix | None = None) -> tuple[int, int]:

@@ -19,17 +19,17 @@ def write(tmp_path, monkeypatch):
 
 
 def test_one_whole_file_is_passed_on_as_it_is(write):
-  name = write("run.yml", "base_config: base.yml\nsteps: 3\n")
+  name = write("run.yml", "base_config: base.yml\nsteps: 300\n")
   with merged_configs(["sparsity=0.5", name]) as given:
     assert given == [name, "sparsity=0.5"]
 
 
-@pytest.mark.parametrize("name, text", [("run.yml", "steps: 3\n"), ("run.yaml", "base_config: base.yml\nsteps: 3\n")])
+@pytest.mark.parametrize("name, text", [("run.yml", "steps: 300\n"), ("run.yaml", "base_config: base.yml\nsteps: 300\n")])
 def test_one_file_that_maxtext_would_misread_is_written_anew_as_two_are(write, name, text):
   """MaxText takes run.yml for the whole config, without base.yml below it, and does not see run.yaml at all."""
   with merged_configs([write(name, text), "sparsity=0.5"]) as (path, *others):
     assert path.endswith(".yml") and others == ["sparsity=0.5"]
-    assert read_config(path) == {"base_config": "base.yml", "steps": 3}
+    assert read_config(path) == {"base_config": "base.yml", "steps": 300}
 
 
 def test_maxtexts_own_file_is_found_by_its_name(write):

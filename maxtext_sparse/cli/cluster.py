@@ -112,7 +112,7 @@ def xpk(
     from maxtext_sparse.cluster.xpk import Xpk
 
     placement = _placement(context)
-    made = make_workload(read_arguments(arguments or []), placement, workload, is_real=not dry_run)
+    made = make_workload(read_arguments(arguments or []), placement, workload)
     program = Xpk(xpk)
     manifest = program.dry_run(made)
     if not dry_run:
@@ -127,10 +127,10 @@ def command(arguments: RunArguments = None, libtpu_args: _LibtpuArgs = None) -> 
   """
   with one_line_errors():
     from maxtext_sparse.cluster.command import EXPORTS, read_arguments, training_command
-    from maxtext_sparse.cluster.workload import check_sparsity
+    from maxtext_sparse.cluster.workload import require_output
 
     given = read_arguments(arguments or [])
-    check_sparsity(given.values)
+    require_output(given.values)
     exports = EXPORTS | ({"LIBTPU_INIT_ARGS": libtpu_args} if libtpu_args else {})
     print(training_command(given.words(), exports))
 

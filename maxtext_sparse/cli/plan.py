@@ -127,7 +127,8 @@ def plan(
     from maxtext_sparse.arguments import check_arguments
     from maxtext_sparse.plan.request import RunOptions
 
-    check_arguments([*(arguments or []), *given])
+    has_length = steps is None and tokens is None and flops is None
+    check_arguments([*(arguments or []), *given], has_length=has_length)
     options = RunOptions.parse(steps=steps, tokens=tokens, flops=flops, batch=batch, prunable=prunable, num_chips=chips)
     command = _print_twins if twin else _print_plan
     command([*(arguments or []), *given], options, plot, as_json)
@@ -194,7 +195,7 @@ def _print_plan(arguments: list[str], options: Any, plot: str | None, as_json: b
   from maxtext_sparse.plan.request import plan_run
 
   planned = plan_run(arguments, options)
-  if plot:
+  if plot is not None:
     from maxtext_sparse.plots.plan import save_figure
 
     save_figure(planned.plan, plot)
@@ -209,7 +210,7 @@ def _print_plan(arguments: list[str], options: Any, plot: str | None, as_json: b
 def _print_twins(arguments: list[str], options: Any, plot: str | None, as_json: bool) -> None:
   from maxtext_sparse.plan.request import plan_twins
 
-  if plot:
+  if plot is not None:
     raise ConfigError(f"--plot={plot}: draws one run, leave out --twin")
   found = plan_twins(arguments, options)
   if as_json:

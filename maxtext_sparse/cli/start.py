@@ -6,12 +6,20 @@ import typer
 
 from maxtext_sparse.cli.help import add, Command, RUN
 from maxtext_sparse.cli.options import Json
-from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import print_json
 
 # MaxText reads these arguments itself.
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 _TRAIN_ARGUMENTS = "CONFIG [CONFIG ...] [key=value ...]"
+
+
+_Sparsity = Annotated[
+  str | None, typer.Option("--sparsity", "-s", metavar="S", help="The key sparsity=S, written as an option.")
+]
+_Traceback = Annotated[
+  bool, typer.Option("--traceback", help="Show where in MaxText an error came up, not only the reason.")
+]
 
 
 class TrainCommand(Command):
@@ -33,7 +41,7 @@ def register(app: typer.Typer) -> None:
   add(app, demo, RUN)
 
 
-def train(context: typer.Context) -> None:
+def train(context: typer.Context, sparsity: _Sparsity = None, traceback: _Traceback = False) -> None:
   """Trains a model with MaxText and the plugin.
 
   The arguments are those of MaxText's own train, and the sparsity keys. Several config files merge left to right.
@@ -42,12 +50,19 @@ def train(context: typer.Context) -> None:
   """
   from maxtext_sparse.entry import run_module
 
-  run_module("maxtext.trainers.pre_train.train", context.args)
+  with one_line_errors():
+    for word in context.args:
+      if word.startswith("-"):
+        name = word.lstrip("-").partition("=")[0].replace("-", "_")
+        raise ConfigError(f"{word}: no such option; a key of MaxText is written {name or 'key'}=VALUE")
+  words = context.args if sparsity is None else [*context.args, f"sparsity={sparsity}"]
+  run_module("maxtext.trainers.pre_train.train", words, has_traceback=traceback)
 
 
 def run(
   context: typer.Context,
   module: Annotated[str, typer.Argument(metavar="MODULE", help="The dotted name of the entry point.")],
+  traceback: _Traceback = False,
 ) -> None:
   """Runs any other entry point of MaxText with the plugin.
 
@@ -57,7 +72,7 @@ def run(
   """
   from maxtext_sparse.entry import run_module
 
-  run_module(module, context.args)
+  run_module(module, context.args, has_traceback=traceback)
 
 
 def demo(

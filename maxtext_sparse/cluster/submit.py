@@ -54,7 +54,7 @@ def dry_run_sweep(directory: str, placement: Placement, xpk: Xpk, only: str = "*
   finished = _is_never_finished if "://" in manifest.output_path else is_finished
   for entry in _plan(manifest, Submissions(directory), only, (), finished):
     if entry.state == READY:
-      workload = _workload(manifest, entry, placement, is_real=False)
+      workload = _workload(manifest, entry, placement)
       entry = dataclasses.replace(entry, manifest=xpk.dry_run(workload))
     yield entry
 
@@ -84,7 +84,7 @@ def submit_sweep(
   with folder_lock(directory, f"{directory}: another sweep submit is running on it, wait until it ends"):
     submissions = Submissions(directory)
     entries = list(_plan(manifest, submissions, only, resubmit, is_finished))
-    workloads = {e.run.name: _workload(manifest, e, placement, is_real=True) for e in entries if e.state == READY}
+    workloads = {e.run.name: _workload(manifest, e, placement) for e in entries if e.state == READY}
     for entry in entries:
       if entry.state == READY:
         _submit(manifest, entry.run, workloads[entry.run.name], xpk, submissions)
@@ -151,10 +151,10 @@ def _check_selection(names: dict[str, str], only: str, resubmit: Sequence[str]) 
     raise ConfigError(f"--only={only}: matches none of the {len(names)} runs, such as {next(iter(names))}")
 
 
-def _workload(manifest: Manifest, entry: Entry, placement: Placement, is_real: bool) -> Workload:
+def _workload(manifest: Manifest, entry: Entry, placement: Placement) -> Workload:
   try:
     arguments = read_arguments([manifest.config_path(entry.run)])
-    return make_workload(arguments, placement, entry.workload, is_real)
+    return make_workload(arguments, placement, entry.workload)
   except ConfigError as error:
     raise ConfigError(f"{entry.run.name}: {error}") from None
 

@@ -8,9 +8,8 @@ from maxtext_sparse.arguments import check_variables
 from maxtext_sparse.cluster.command import Arguments, training_command
 from maxtext_sparse.cluster.names import check_name, workload_name
 from maxtext_sparse.cluster.placement import Placement
-from maxtext_sparse.config import parse_keys, run_steps
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.schedule import build_schedule
+from maxtext_sparse.run_values import check_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +29,13 @@ class Workload:
   placement: Placement
 
 
-def make_workload(arguments: Arguments, placement: Placement, name: str | None = None, is_real: bool = True) -> Workload:
+def make_workload(arguments: Arguments, placement: Placement, name: str | None = None) -> Workload:
   """Checks a run together with its placement.
 
   Args:
     arguments: the run.
     placement: where and how it is submitted.
     name: name of the workload, also the run's name if it has none. None makes the name from `run_name`.
-    is_real: the run will train and not only be shown, so its output must outlive the pod.
 
   Raises:
     ConfigError: naming the first option or key at fault.
@@ -48,23 +46,18 @@ def make_workload(arguments: Arguments, placement: Placement, name: str | None =
     check_name("--workload", name)
     arguments = arguments.with_default("run_name", name)
   values = arguments.values
-  check_sparsity(values)
-  if is_real:
-    _check_for_a_cluster(values, placement)
+  check_values(values)
+  _check_for_a_cluster(values, placement)
   run_name = str(values.get("run_name") or "")
   command = training_command(arguments.words(), placement.exports)
   return Workload(name or workload_name(run_name), run_name, command, placement)
 
 
-def check_sparsity(values: Mapping[str, Any]) -> None:
-  """Refuses what the plugin would refuse in the pod: bad sparsity keys, and pruning events that do not fit into the run.
-
-  Raises:
-    ConfigError: naming the first key at fault.
-  """
-  keys = parse_keys(values)
-  if keys.is_active and "steps" in values:
-    build_schedule(keys, run_steps(values))
+def require_output(values: Mapping[str, Any]) -> None:
+  """Raises ConfigError for a run of a pod whose output would be lost, or that could not find it after a restart."""
+  for key, example in (("run_name", "s80"), ("base_output_directory", "gs://BUCKET/runs")):
+    if not values.get(key):
+      raise ConfigError(f"{key}: is missing, give {key}=VALUE such as {example}; a restarted pod resumes from there")
 
 
 def _check_for_a_cluster(values: Mapping[str, Any], placement: Placement) -> None:

@@ -70,8 +70,10 @@ def average_density(keys: SparsityKeys, steps: int | None = None) -> float:
   Raises:
     ConfigError: the keys give explicit start and end steps, which mean nothing without a number of steps.
   """
+  if not keys.is_active:  # a dense run has no schedule, whatever its keys are
+    return 1.0
   if steps is not None:
-    return build_schedule(keys, steps).average_density() if keys.is_active else 1.0
+    return build_schedule(keys, steps).average_density()
   if keys.gmp_start_step >= 0:
     raise ConfigError(f"gmp_start_step={keys.gmp_start_step}: needs the run's number of steps, set steps in its config")
   share = 0.0 if keys.pruning_method == "one-shot" else keys.gmp_prune_fraction

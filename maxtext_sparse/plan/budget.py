@@ -2,46 +2,11 @@
 
 import bisect
 from collections.abc import Callable, Sequence
-import re
 
-from maxtext_sparse.config import SparsityKeys
+from maxtext_sparse.config import MOST_STEPS, SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.cost import effective_flops, training_flops
-from maxtext_sparse.schedule import build_schedule, Schedule
-
-_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-
-
-def parse_amount(text: str, name: str) -> float:
-  """Reads a positive number such as 2097152, 33.5e9, 33.5B or 0.5M.
-
-  Args:
-    text: what the user wrote.
-    name: of the option, for the message.
-
-  Raises:
-    ConfigError: it is not such a number.
-  """
-  match = re.fullmatch(r"([0-9_.]+(?:e[+-]?[0-9]+)?)([kmbgt]?)", text.strip().lower())
-  try:
-    amount = float(match[1]) * _SUFFIXES[match[2]] if match else 0.0
-  except ValueError:
-    amount = 0.0
-  if not 0.0 < amount < float("inf"):
-    raise ConfigError(f"--{name}={text}: must be a positive number, such as 2097152, 33.5e9 or 33.5B")
-  return amount
-
-
-def parse_count(text: str, name: str) -> int:
-  """Reads a positive whole number, written as in `parse_amount`.
-
-  Raises:
-    ConfigError: it is not such a number.
-  """
-  amount = parse_amount(text, name)
-  if amount != round(amount):
-    raise ConfigError(f"--{name}={text}: must be a whole number")
-  return round(amount)
+from maxtext_sparse.schedule import build_schedule, MOST_EVENTS, Schedule
 
 
 def steps_for_tokens(tokens: float, tokens_per_step: int | None) -> int:
@@ -55,6 +20,9 @@ def steps_for_tokens(tokens: float, tokens_per_step: int | None) -> int:
   steps = int(tokens // tokens_per_step)
   if steps < 1:
     raise ConfigError(f"--tokens={tokens:g}: less than one step of {tokens_per_step} tokens")
+  if steps > MOST_STEPS:
+    most = MOST_STEPS * tokens_per_step
+    raise ConfigError(f"--tokens={tokens:g}: {steps} steps of {tokens_per_step} tokens, must be at most {most:.4g}")
   return steps
 
 
@@ -92,6 +60,10 @@ def steps_for_flops(
   # No step costs less than one of the final model, which bounds the number of steps.
   sparsest = max(rule.sparsity for _, rule in keys.rules)
   most = int(flops / training_flops(num_prunable * (1.0 - sparsest), tokens_per_step))
+  longest = min(MOST_STEPS, MOST_EVENTS * keys.gmp_pruning_frequency)
+  if most > longest and cost(longest) < flops:
+    raise ConfigError(f"--flops={flops:g}: pays for more than {longest} steps, must be at most {cost(longest):.4g}")
+  most = min(most, longest)
   steps = bisect.bisect_right(range(1, most + 1), flops, key=cost)
   if schedule_of(steps) is None:
     shortest = _shortest_run(schedule_of)

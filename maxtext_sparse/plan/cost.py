@@ -22,7 +22,7 @@ from typing import Any
 
 from maxtext_sparse.config import parse_keys, SparsityKeys
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.schedule import build_schedule, phase_shares, Schedule
+from maxtext_sparse.schedule import build_schedule, phase_shares, refuse_idle, Schedule
 
 TRAINING_FLOPS = 6.0
 SERVING_FLOPS = 2.0
@@ -214,4 +214,7 @@ def make_plan(
   """
   if keys.prune_groups:
     raise ConfigError("prune_groups: its patterns match paths of parameters, give the CONFIG of the model")
-  return RunPlan(keys, build_schedule(keys, steps), num_prunable, tokens_per_step)
+  schedule = build_schedule(keys, steps)
+  if num_prunable is not None:
+    refuse_idle(schedule, num_prunable)
+  return RunPlan(keys, schedule, num_prunable, tokens_per_step)

@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 from maxtext_sparse import hooks
+from maxtext_sparse.arguments import require_model
 from maxtext_sparse.config import keys_of, run_steps, SparsityKeys
-from maxtext_sparse.config_files import near_file
 from maxtext_sparse.entry import merged_configs
 from maxtext_sparse.errors import ConfigError, did_you_mean, HookError
 from maxtext_sparse.plan import cost
@@ -104,7 +104,7 @@ def load_model(arguments: Sequence[str]) -> Model:
   Raises:
     ConfigError: MaxText refuses the config.
   """
-  _require_files(arguments)
+  require_model(arguments)
   with _quiet(), _config_hooks():
     from maxtext.configs import pyconfig
 
@@ -178,13 +178,6 @@ def _quiet() -> Iterator[None]:
       yield
   finally:
     logging.disable(disabled)
-
-
-def _require_files(arguments: Sequence[str]) -> None:
-  """Raises ConfigError for a config file that does not exist, and names a similar one that does."""
-  for path in arguments:
-    if "=" not in path and not os.path.isfile(path):
-      raise ConfigError(f"{path}: no such config file{near_file(path)}")
 
 
 def _require_model_file(name: str, arguments: Sequence[str]) -> None:

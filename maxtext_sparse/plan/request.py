@@ -4,10 +4,12 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any, TYPE_CHECKING
 
-from maxtext_sparse.config import KEYS, refuse_misspelt, SparsityKeys
+from maxtext_sparse.amounts import parse_amount, parse_count
+from maxtext_sparse.arguments import require_model
+from maxtext_sparse.config import KEYS, SparsityKeys
 from maxtext_sparse.config_files import Loader
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_flops, steps_for_tokens
+from maxtext_sparse.plan.budget import steps_for_flops, steps_for_tokens
 from maxtext_sparse.plan.cost import checked_keys, make_plan, RunPlan
 from maxtext_sparse.plan.twins import Twin, twin_finder
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:  # needs jax, which a schedule by itself does not
 # The paper's sparsities (section 4), for twins where none is given.
 _PAPER_SPARSITIES = (0.2, 0.4, 0.6, 0.8)
 # The length while the config is read and the options decides later. It is long enough for any schedule.
-_ANY_STEPS = 10_000_000
+_ANY_STEPS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ def plan_run(arguments: Sequence[str], options: RunOptions) -> PlannedRun:
   raw = dict(_pair(argument) for argument in arguments if "=" in argument)
   if len(raw) == len(arguments) and raw.keys() <= {*KEYS, "steps"}:
     return _plan_without_model(raw, options)
-  refuse_misspelt({key: value for key, value in raw.items() if key not in KEYS}, ())
+  require_model(arguments)
   return plan_model(_load(arguments, options), options)
 
 
@@ -150,6 +152,7 @@ def plan_twins(arguments: Sequence[str], options: RunOptions) -> FoundTwins:
   Raises:
     ConfigError: such a run cannot work.
   """
+  require_model(arguments)
   model = _load(arguments, options)
   finder = twin_finder(arguments, model.flat, options.num_chips or 1)
   sparsities = (model.keys.sparsity,) if model.keys.sparsity else _PAPER_SPARSITIES

@@ -17,6 +17,8 @@ def save_figure(plan: RunPlan, path: str) -> None:
   Raises:
     ConfigError: matplotlib is not installed, or the file cannot be written.
   """
+  if not path:
+    raise ConfigError("--plot=: must be the path of a picture, such as plan.png")
   try:
     from maxtext_sparse.plots import style
   except ImportError:

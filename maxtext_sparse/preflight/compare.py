@@ -12,7 +12,8 @@ import tempfile
 import time
 from typing import Any
 
-from maxtext_sparse.arguments import check_arguments
+from maxtext_sparse.arguments import check_arguments, require_model
+from maxtext_sparse.config import parse_keys
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.process import last_meaningful_line
 from maxtext_sparse.preflight.hlo import added, Collective
@@ -137,8 +138,11 @@ def compare(
     RunError: the compiler failed, and not for lack of memory.
   """
   target = (f"compile_topology={topology}", f"compile_topology_num_slices={num_slices}")
-  check_arguments([*arguments, *target])
+  values = check_arguments([*arguments, *target])
+  require_model(arguments)
   check_topology(topology)
+  if not parse_keys(values).is_active:
+    raise ConfigError("sparsity=0: this run is dense, give for example sparsity=0.8")
   with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as folder:
 
     def start(name: str) -> dict[str, Any]:
@@ -172,8 +176,6 @@ def _compile(name: str, arguments: Sequence[str], folder: str, tell: Callable[[s
     return told
   if status != 0 or not told:
     raise _failure(name, log, status)
-  if name == "sparse" and not told["is_active"]:
-    raise ConfigError(f"sparsity={told['sparsity']}: this run is dense, give for example sparsity=0.8")
   tell(f"{name}: compiled in {time.monotonic() - started:.0f} s")
   return told
 

@@ -24,7 +24,7 @@ def main(out: str, arguments: Sequence[str]) -> None:
 
   def write_cost(settings: Settings, compiled: Any) -> None:
     keys = settings.keys
-    told = {"is_active": keys.is_active, "sparsity": keys.sparsity, "frequency": keys.gmp_pruning_frequency}
+    told = {"sparsity": keys.sparsity, "frequency": keys.gmp_pruning_frequency}
     if not isinstance(compiled, Exception):
       _write(out, told | describe(compiled))
     elif "RESOURCE_EXHAUSTED" in str(compiled):

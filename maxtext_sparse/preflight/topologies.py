@@ -1,9 +1,13 @@
 """The TPU topologies that MaxText compiles for, and the memory of their chips."""
 
+import importlib.util
+import os
 import re
 
+from maxtext_sparse.config_files import maxtext_folder
 from maxtext_sparse.errors import ConfigError, nearest
 
+_TABLE = "accelerator_to_spec_map.py"
 # HBM of one jax device in GiB, from the Cloud TPU documentation. A tpu7x chip with 192 GiB is two devices.
 _HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32, "tpu7x": 96}
 
@@ -22,8 +26,15 @@ def check_topology(name: str) -> None:
 
 def topologies() -> list[str]:
   """Names of TPU topologies, such as v5p-128. The number counts TensorCores, and chips for v5e and v6e."""
-  from maxtext.utils.accelerator_to_spec_map import UserFacingNameToSystemCharacteristics as table
-
+  folder = maxtext_folder("utils")
+  if folder is None:
+    return []
+  # The table imports nothing, and its package would import jax.
+  spec = importlib.util.spec_from_file_location("maxtext_topologies", os.path.join(folder, _TABLE))
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  table = module.UserFacingNameToSystemCharacteristics
   return [name for name, system in table.items() if system.platform == "tpu"]
 
 

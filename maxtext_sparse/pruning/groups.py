@@ -9,7 +9,7 @@ from maxtext_sparse.pruning.prunable import Parameter, rule_index, select_prunab
 from maxtext_sparse.pruning.quotas import Quotas, quotas, rule_quotas
 from maxtext_sparse.pruning.structures import check_fits
 from maxtext_sparse.rules import PruningRule
-from maxtext_sparse.schedule import build_schedule, Schedule
+from maxtext_sparse.schedule import build_schedule, refuse_idle, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,9 @@ def plan_pruning(
     for (_, rule), chosen in zip(keys.rules, members)
     if chosen
   ]
-  return _checked(schedule, groups)
+  plan = _checked(schedule, groups)
+  refuse_idle(plan.schedule, plan.num_prunable)
+  return plan
 
 
 def plan_for_schedule(schedule: Schedule, rule: PruningRule, parameters: Sequence[Parameter]) -> PruningPlan:

@@ -1,7 +1,8 @@
 """`sweep make`: turns a sweep file into a folder with a config for each run. The same sweep file gives the same bytes."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -12,10 +13,10 @@ from maxtext_sparse.config import KEYS
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.sweeps.manifest import config_text, Manifest, Run
 from maxtext_sparse.sweeps.points import expand, Point
-from maxtext_sparse.sweeps.resolve import Resolved, Resolver
+from maxtext_sparse.sweeps.resolve import check_point, Resolved, Resolver
 from maxtext_sparse.sweeps.spec import read_spec, Spec
 from maxtext_sparse.sweeps.trunks import find_trunks, Trunk
-from maxtext_sparse.sweeps.writing import replace_folder
+from maxtext_sparse.sweeps.writing import check_folder, replace_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ def make(spec_path: str, out: str) -> Manifest:
     ConfigError: the sweep file has a problem, or a run in `out` has begun with another config. Then nothing is written.
   """
   spec = read_spec(spec_path)
+  check_folder(out)
   members = plan_members(spec, os.path.dirname(os.path.abspath(spec_path)))
   trunks = find_trunks([member.resolved for member in members], spec.trunk_checkpoint_period) if spec.trunk else []
   texts: dict[str, str] = {}
@@ -72,20 +74,32 @@ def plan_members(spec: Spec, folder: str) -> list[Member]:
 
 def _members(spec: Spec, folder: str, resolver: Resolver) -> dict[str, Member]:
   members: dict[str, Member] = {}
-  for point in expand(spec, folder):
-    name = "-".join([spec.name, *filter(None, point.labels.values())])
-    try:
+  points = expand(spec, folder)
+  # All points are checked before MaxText is asked for the first one, which takes seconds.
+  for point in points:
+    with _named(spec, point):
+      check_point(point.keys)
+  for point in points:
+    with _named(spec, point) as name:
       run = resolver.resolve(point.files, point.keys)
       _require_eval(run.config)
       twins = resolver.twins(run) if spec.twins and run.schedule is not None else []
-    except ConfigError as error:
-      raise ConfigError(f"run {name}: {error}") from None
     if name in members:
       raise ConfigError(f"axes: two runs would have the name {name}, give one axis labels")
     members[name] = Member(name, point.labels, point.axes, run)
     # Two sparse runs may have the same dense neighbour, which then is one run.
     members |= {twin.name: twin for twin in _name_twins(spec, point, twins)}
   return members
+
+
+@contextlib.contextmanager
+def _named(spec: Spec, point: Point) -> Iterator[str]:
+  """Names the run of a point, and puts its name before the errors of the with block."""
+  name = "-".join([spec.name, *filter(None, point.labels.values())])
+  try:
+    yield name
+  except ConfigError as error:
+    raise ConfigError(f"run {name}: {error}") from None
 
 
 def _name_twins(spec: Spec, point: Point, twins: Iterable[Resolved]) -> Iterable[Member]:

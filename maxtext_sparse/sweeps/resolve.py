@@ -11,13 +11,15 @@ import hashlib
 import os
 from typing import Any
 
+from maxtext_sparse.amounts import parse_amount, parse_count
 from maxtext_sparse.arguments import refuse_unknown_keys
 from maxtext_sparse.config import parse_keys
 from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.plan.budget import parse_amount, parse_count, steps_for_tokens
+from maxtext_sparse.plan.budget import steps_for_tokens
 from maxtext_sparse.plan.models import load_model, Model
 from maxtext_sparse.plan.twins import twin_finder
+from maxtext_sparse.run_values import check_values
 from maxtext_sparse.schedule import Schedule
 from maxtext_sparse.sweeps.manifest import config_text
 
@@ -96,7 +98,6 @@ class Resolver:
       ConfigError: MaxText or the plugin would refuse the run, or its budget does not make whole steps.
     """
     config = {key: value for key, value in keys.items() if key not in BUDGETS}
-    refuse_unknown_keys(config)
     if "batch_tokens" in keys:
       config["per_device_batch_size"] = self._per_device(config, keys["batch_tokens"])
     batch_tokens = self._batch_tokens(config)
@@ -161,6 +162,17 @@ class Resolver:
     if "steps" not in files:
       raise ConfigError(f"tokens={budget}: the config files have no steps, which are 10x; give an amount such as 33.5B")
     return times / _OWN_LENGTH * int(files["steps"]) * self._batch_tokens(files)
+
+
+def check_point(keys: Mapping[str, Any]) -> None:
+  """Checks the keys of a point without MaxText.
+
+  Raises:
+    ConfigError: naming the first key at fault.
+  """
+  config = {key: value for key, value in keys.items() if key not in BUDGETS}
+  refuse_unknown_keys(config)
+  check_values(config, has_length="tokens" not in keys and "steps" in keys)
 
 
 def _steps(config: Mapping[str, Any]) -> int:

@@ -11,6 +11,23 @@ from maxtext_sparse.sweeps.manifest import Manifest, manifest_path, read_manifes
 from maxtext_sparse.sweeps.state import has_begun, is_finished
 
 
+def check_folder(directory: str) -> None:
+  """Checks, before a sweep is made, that its folder can be written.
+
+  Raises:
+    ConfigError: it cannot, or it holds other files.
+  """
+  if not directory:
+    raise ConfigError("--out=: must be a folder")
+  nearest = os.path.abspath(directory)
+  while not os.path.lexists(nearest):
+    nearest = os.path.dirname(nearest)
+  if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
+    raise ConfigError(f"--out={directory}: cannot write in {nearest}, choose another folder")
+  if os.path.isdir(directory) and os.listdir(directory) and not os.path.exists(manifest_path(directory)):
+    raise ConfigError(f"--out={directory}: has files that are not a sweep's, give another folder")
+
+
 def replace_folder(manifest: Manifest, texts: Mapping[str, str]) -> None:
   """Writes the configs and the manifest. Files whose content stays the same are not touched.
 
@@ -27,8 +44,6 @@ def replace_folder(manifest: Manifest, texts: Mapping[str, str]) -> None:
       old = read_manifest(directory)
       _refuse_changes(old, manifest, texts)
       _remove_leftovers(old, manifest)
-    elif os.path.isdir(directory) and os.listdir(directory):
-      raise ConfigError(f"--out={directory}: has files that are not a sweep's, give another folder")
     os.makedirs(os.path.join(directory, "runs"), exist_ok=True)
     for run in manifest.runs:
       _write(manifest.config_path(run), texts[run.name])

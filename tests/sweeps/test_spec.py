@@ -53,7 +53,7 @@ def refusal(*arguments):
     ({"set": {"tokens": "many"}}, "tokens=many: must be a positive number"),
     ({"set": {"tokens": 100}}, "tokens=100: less than one step of 512 tokens"),
     ({"set": {"batch_tokens": 100}}, "batch_tokens=100: must be whole sequences of 64 tokens"),
-    ({"set": {"steps": "long"}}, "steps=long, give a number of steps"),
+    ({"set": {"steps": "long"}}, "steps=long: must be a whole number"),
     ({"set": {"eval_interval": -1}}, "eval_interval=-1: the runs are compared by their final eval loss"),
     ({"set": {"gmp_pruning_frequency": 90}}, "gmp_pruning_frequency=90: longer than the pruning phase"),
     ({"set": {"enable_checkpointing": False}}, "enable_checkpointing=False: a run that stops could not go on"),

@@ -1,0 +1,139 @@
+"""The values that a run's config files, variables and arguments give together, checked before MaxText sees them.
+
+`arguments.py` checks the words, and this module what they say: the sparsity keys, the length of the run, its name, and
+for commands that train the places that it writes to. Nothing here imports jax, so that a mistake is found in a second.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+import shutil
+from typing import Any
+
+from maxtext_sparse.config import check_steps, KEYS, parse_keys, run_steps, SparsityKeys
+from maxtext_sparse.config_files import flatten, merge, merge_configs, parse_yaml, STOCK, stock_name, stock_text
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.runs.metrics import latest_rows
+from maxtext_sparse.schedule import build_schedule
+
+# A checkpoint of the demo's model, which has 0.75M weights, takes 10 MB. A disk with less than this is full soon.
+_LEAST_ROOM = 20_000_000
+
+
+def given_values(configs: Sequence[str], overrides: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+  """Every key that a run sets itself, with its value. What only MaxText's own files set is missing.
+
+  Args:
+    configs: config files, which have been checked. MaxText's own may be among them.
+    overrides: `key=value` texts. They win over the variables, and these over the files.
+    environment: variables; those that begin with `M_` name keys.
+  """
+  stock = [name for config in configs if (name := stock_name(config))]
+  local = [config for config in configs if not stock_name(config)]
+  values: dict[str, Any] = flatten(merge_configs(local)) if local else {"base_config": [*stock, STOCK][0]}
+  for name, text in environment.items():
+    if name.isupper() and name.startswith("M_") and name[2:].lower() in (*KEYS, "steps", "run_name"):
+      values[name[2:].lower()] = _value(text)
+  for key, _, text in (override.partition("=") for override in overrides):
+    values = merge(values, _nested(key, _value(text)))
+  return values
+
+
+def check_values(values: Mapping[str, Any], has_length: bool = True) -> SparsityKeys:
+  """Checks what a run asks for.
+
+  Args:
+    values: as `given_values` returns them.
+    has_length: whether the run's length is among them, or else MaxText's default. A plan may get it from elsewhere.
+
+  Raises:
+    ConfigError: naming the first key at fault.
+  """
+  keys = parse_keys(values)
+  steps = _steps(values) if has_length else None
+  if steps is not None:
+    check_steps(steps)
+    if keys.is_active:
+      build_schedule(keys, steps)
+  name = str(values.get("run_name") or "")
+  if os.path.isabs(name) or ".." in name.split("/"):
+    raise ConfigError(f"run_name={name}: the run would leave base_output_directory, must be a name without ..")
+  return keys
+
+
+def check_places(values: Mapping[str, Any]) -> None:
+  """Checks that a run can write its output here.
+
+  Raises:
+    ConfigError: naming the key, its value, and what is in the way.
+  """
+  output = values.get("base_output_directory")
+  if output and "://" not in str(output):
+    folder = _check_folder("base_output_directory", str(output), str(output))
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_ROOM:
+      raise ConfigError(
+        f"base_output_directory={output}: {free // 10**6} MB free on that disk, must be at least "
+        f"{_LEAST_ROOM // 10**6} MB; free some or choose another folder"
+      )
+  metrics = values.get("metrics_file")
+  if metrics:
+    _check_metrics_file(str(metrics))
+
+
+def _check_metrics_file(path: str) -> None:
+  if os.path.exists(path) and not os.path.isfile(path):
+    kind = "a folder" if os.path.isdir(path) else "not a regular file"
+    raise ConfigError(f"metrics_file={path}: is {kind}, must be the path of a file")
+  _check_folder("metrics_file", path, os.path.dirname(os.path.abspath(path)))
+  if os.path.isfile(path):
+    if not os.access(path, os.W_OK):
+      raise ConfigError(f"metrics_file={path}: may not be written, choose another file")
+    _check_is_metrics(path)
+
+
+def _check_is_metrics(path: str) -> None:
+  """A run replaces this file, so it must be the metrics of an earlier attempt. Each of their lines is a JSON object."""
+  with open(path, "rb") as file:
+    begins_well = file.read(1) in (b"", b"{")
+  try:
+    latest_rows(path)
+  except ConfigError:
+    begins_well = False
+  if not begins_well:
+    raise ConfigError(f"metrics_file={path}: has something else than MaxText's metrics, choose another file")
+
+
+def _check_folder(key: str, value: str, folder: str) -> str:
+  """The nearest folder that exists on the way to `folder`, in which files can be made."""
+  nearest = os.path.abspath(os.path.expanduser(folder))
+  while not os.path.lexists(nearest):
+    nearest = os.path.dirname(nearest)
+  if not os.path.isdir(nearest):
+    raise ConfigError(f"{key}={value}: {nearest} is not a folder, choose another place")
+  if not os.access(nearest, os.W_OK | os.X_OK):
+    raise ConfigError(f"{key}={value}: may not write in {nearest}, choose another place")
+  return nearest
+
+
+def _steps(values: Mapping[str, Any]) -> int | None:
+  """T, None where neither the run nor the installed MaxText says it."""
+  steps = run_steps(values)
+  if steps == -1 and "steps" not in values:
+    text = stock_text(str(values.get("base_config", STOCK)), "steps")
+    return run_steps({"steps": text}) if text else None
+  return None if steps == -1 else steps
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+  """`lora.rank` is the key `rank` of the mapping `lora`."""
+  for part in reversed(key.split(".")):
+    value = {part: value}
+  return dict(value)
+
+
+def _value(text: str) -> Any:
+  """The value of an argument or a variable as MaxText reads it; the text itself where it is not YAML."""
+  try:
+    return parse_yaml(text)
+  except ValueError:
+    return text
