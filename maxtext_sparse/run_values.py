@@ -12,6 +12,7 @@ from typing import Any
 from maxtext_sparse.config import check_steps, KEYS, parse_keys, run_steps, SparsityKeys
 from maxtext_sparse.config_files import flatten, merge, merge_configs, parse_yaml, STOCK, stock_name, stock_text
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.runs.files import check_writable
 from maxtext_sparse.runs.metrics import latest_rows
 from maxtext_sparse.schedule import build_schedule
 
@@ -68,7 +69,7 @@ def check_places(values: Mapping[str, Any]) -> None:
   """
   output = values.get("base_output_directory")
   if output and "://" not in str(output):
-    folder = _check_folder("base_output_directory", str(output), str(output))
+    folder = check_writable("base_output_directory", str(output))
     free = shutil.disk_usage(folder).free
     if free < _LEAST_ROOM:
       raise ConfigError(
@@ -84,7 +85,7 @@ def _check_metrics_file(path: str) -> None:
   if os.path.exists(path) and not os.path.isfile(path):
     kind = "a folder" if os.path.isdir(path) else "not a regular file"
     raise ConfigError(f"metrics_file={path}: is {kind}, must be the path of a file")
-  _check_folder("metrics_file", path, os.path.dirname(os.path.abspath(path)))
+  check_writable("metrics_file", os.path.dirname(os.path.abspath(path)), path)
   if os.path.isfile(path):
     if not os.access(path, os.W_OK):
       raise ConfigError(f"metrics_file={path}: may not be written, choose another file")
@@ -101,18 +102,6 @@ def _check_is_metrics(path: str) -> None:
     begins_well = False
   if not begins_well:
     raise ConfigError(f"metrics_file={path}: has something else than MaxText's metrics, choose another file")
-
-
-def _check_folder(key: str, value: str, folder: str) -> str:
-  """The nearest folder that exists on the way to `folder`, in which files can be made."""
-  nearest = os.path.abspath(os.path.expanduser(folder))
-  while not os.path.lexists(nearest):
-    nearest = os.path.dirname(nearest)
-  if not os.path.isdir(nearest):
-    raise ConfigError(f"{key}={value}: {nearest} is not a folder, choose another place")
-  if not os.access(nearest, os.W_OK | os.X_OK):
-    raise ConfigError(f"{key}={value}: may not write in {nearest}, choose another place")
-  return nearest
 
 
 def _steps(values: Mapping[str, Any]) -> int | None:

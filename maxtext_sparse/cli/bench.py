@@ -20,8 +20,8 @@ def register(app: typer.Typer) -> None:
 def bench(
   folder: Annotated[str, typer.Argument(help="Hugging Face folder, dense or bitmask, that export wrote.")],
   cpus: Annotated[str, typer.Option(help="Cores, one thread each, such as 0,1; by default all of this process.")] = "",
-  rounds: Annotated[int, typer.Option(help="Turns of each variant; medians and intervals are over them.")] = 7,
-  tokens: Annotated[int, typer.Option(help="Tokens that are generated in a turn.")] = 24,
+  rounds: Annotated[int, typer.Option(min=1, help="Turns of each variant; medians and intervals are over them.")] = 7,
+  tokens: Annotated[int, typer.Option(min=1, help="Tokens that are generated in a turn.")] = 24,
   out: Annotated[str | None, typer.Option(help="Folder for inference.png and inference.svg.")] = None,
   as_json: Json = False,
 ) -> None:

@@ -149,9 +149,9 @@ def evaluate(
   backend: Annotated[
     str, typer.Option(help="One of torch, numpy (for small models), and auto: torch if it is installed.")
   ] = "auto",
-  limit: Annotated[int | None, typer.Option(help="Most documents per task.")] = None,
-  fewshot: Annotated[int | None, typer.Option(help="Examples before each question.")] = None,
-  batch_size: Annotated[int, typer.Option(help="Sequences computed at once.")] = 16,
+  limit: Annotated[int | None, typer.Option(min=1, help="Most documents per task.")] = None,
+  fewshot: Annotated[int | None, typer.Option(min=0, help="Examples before each question.")] = None,
+  batch_size: Annotated[int, typer.Option(min=1, help="Sequences computed at once.")] = 16,
   as_json: Json = False,
 ) -> None:
   """Evaluates model folders side by side with lm-evaluation-harness.

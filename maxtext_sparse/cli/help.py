@@ -35,6 +35,16 @@ class Command(TyperCommand):
     """Writes arguments and options, each option under the title of its panel."""
     write_parameters(self, ctx, formatter)
 
+  def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+    """Refuses an option that is given twice and takes one value; of two values the second would count, unsaid."""
+    _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+    for parameter in order:
+      takes_one = parameter.param_type_name == "option" and not parameter.multiple
+      if takes_one and order.count(parameter) > 1:
+        raise typer.BadParameter("is given twice, keep one", ctx=ctx, param=parameter)
+    rest: list[str] = super().parse_args(ctx, args)
+    return rest
+
 
 class GroupedCommands(TyperGroup):
   """A group of commands, and with `main` the place where usage errors become one line."""

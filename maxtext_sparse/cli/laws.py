@@ -9,8 +9,9 @@ from typing import Annotated, Any, TYPE_CHECKING
 import typer
 
 from maxtext_sparse.cli.help import add, LAWS
-from maxtext_sparse.cli.options import Json
+from maxtext_sparse.cli.options import amount, Json
 from maxtext_sparse.errors import ConfigError, one_line_errors
+from maxtext_sparse.runs.files import check_writable
 from maxtext_sparse.terminal import print_json
 
 if TYPE_CHECKING:  # needs the analysis extra, which a command imports when it runs
@@ -71,6 +72,8 @@ def fit(
       raise ConfigError(f"--at={at}: fits nothing, must go without --bootstrap, --held-out, --report and --law all")
     if report is not None and law == "all":
       raise ConfigError(f"--report={report}: is about one law, must go with --law of one name")
+    if report is not None:
+      check_writable("--report", report)
     num_resamples = 200 if bootstrap is None else bootstrap
     if law == "all":
       summaries, left_out = summaries_of_all(request)
@@ -97,9 +100,11 @@ def predict(
   law: _Law = "average",
   size: _Size = None,
   loss_column: _LossColumn = "loss",
-  dense_params: Annotated[list[float] | None, typer.Option(help="Prunable weights before pruning.")] = None,
+  dense_params: Annotated[
+    list[float] | None, amount("dense-params", "Prunable weights before pruning, such as 138M.")
+  ] = None,
   sparsity: Annotated[list[float] | None, typer.Option(help="Final share removed; wins over a config's.")] = None,
-  tokens: Annotated[list[float] | None, typer.Option(help="Training tokens.")] = None,
+  tokens: Annotated[list[float] | None, amount("tokens", "Training tokens, such as 33.5B.")] = None,
   config: Annotated[list[str] | None, typer.Option(help="LLaMA-2-shaped MaxText config instead of the size.")] = None,
   devices: Annotated[int, typer.Option(help="Devices, if the token count follows from the config.")] = 1,
   starts: _Starts = "100",
@@ -132,8 +137,8 @@ def predict(
 def recommend(
   runs: _Runs,
   keys: _Keys = None,
-  flops: Annotated[float | None, typer.Option(help="Effective training compute, 6 x average_params x tokens.")] = None,
-  inference_tokens: Annotated[float | None, typer.Option(help="Tokens served over the model's life.")] = None,
+  flops: Annotated[float | None, amount("flops", "Effective training compute, 6 x average_params x tokens.")] = None,
+  inference_tokens: Annotated[float | None, amount("tokens", "Tokens served over the model's life.")] = None,
   inference_cost: Annotated[
     str, typer.Option(help="What zeros cost: sparse (nothing), dense, a break-even density, or bench's JSON.")
   ] = "sparse",
@@ -143,7 +148,10 @@ def recommend(
   best_sparsity: Annotated[
     bool, typer.Option("--optimal-sparsity", help="Show the best sparsity for each size and budget instead.")
   ] = False,
-  max_final_params: Annotated[float, typer.Option(help="Cap on the deployed model's prunable weights.")] = math.inf,
+  max_final_params: Annotated[
+    float, amount("dense-params", "Cap on the deployed model's prunable weights, such as 230M.")
+  ] = math.inf,
+  sparsity: Annotated[float | None, typer.Option(help="The only sparsity to consider, if not all up to the cap.")] = None,
   max_sparsity: Annotated[float | None, typer.Option(help="Cap on the sparsity. Default: the runs' largest.")] = None,
   law: _Law = "average",
   size: _Size = None,
@@ -172,13 +180,15 @@ def recommend(
   """
   with one_line_errors():
     from maxtext_sparse.laws.advice import Question
-    from maxtext_sparse.laws.predict import parse_schedule
+    from maxtext_sparse.laws.predict import one_of, parse_schedule
     from maxtext_sparse.laws.request import FitRequest
 
-    schedule = parse_schedule(keys or [])
-    question = Question(
-      flops, max_final_params, max_sparsity, chips, vocab_size, schedule, inference_tokens, inference_cost, training_cost
-    )
+    schedule, asked = parse_schedule(keys or [])
+    sizes = (flops, max_final_params, max_sparsity, chips, vocab_size)
+    serving = (inference_tokens, inference_cost, training_cost)
+    question = Question(*sizes, schedule, *serving, sparsity_alone=one_of(sparsity, asked))
+    if out and inference_tokens is None and not best_sparsity:
+      raise ConfigError(f"--out={out}: only --inference-tokens and --optimal-sparsity have a figure")
     request = FitRequest(runs, law, starts, seed, size, loss_column)
     advice = question.sparsity(request) if best_sparsity else question.answer(request, bootstrap)
     result = advice.content | ({"files": _drawn(advice.drawing, out)} if out else {})
@@ -253,8 +263,7 @@ def convert(
 
 def _drawn(drawing: "Drawing | None", out: str) -> list[str]:
   """The files of the figure of an answer."""
-  if drawing is None:
-    raise ConfigError(f"--out={out}: only --inference-tokens and --optimal-sparsity have a figure")
+  assert drawing is not None
   from maxtext_sparse.plots import decide, style
 
   with style.in_style():
@@ -269,13 +278,16 @@ def _candidates(
   devices: int,
   keys: Sequence[str],
 ) -> list["Candidate"]:
-  from maxtext_sparse.laws.predict import candidate, candidate_of_config, parse_schedule
+  from maxtext_sparse.laws.predict import candidate, candidate_of_config, one_of, parse_schedule
 
   if not sizes and not configs:
     raise ConfigError("--dense-params: nothing to predict, give sizes and --tokens, or --config")
   if sizes and not tokens:
     raise ConfigError("--tokens: is missing, give the training tokens")
-  schedule = parse_schedule(keys)
+  schedule, asked = parse_schedule(keys)
+  one_of(sparsities[0] if sparsities else None, asked)
+  if asked is not None:
+    sparsities = [asked]
   overrides: list[dict[str, Any]] = [{**schedule, "sparsity": value} for value in sparsities] or [{**schedule}]
   counts: list[float | None] = [*tokens] or [None]
   described = [

@@ -9,9 +9,10 @@ from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.contours import optimal_sparsity
 from maxtext_sparse.laws.fit import Fit
 from maxtext_sparse.laws.life import life_to_dict, LifeBudget, live, parse_inference_cost
-from maxtext_sparse.laws.recommend import recommend, TrainingBudget
+from maxtext_sparse.laws.recommend import check_reach, recommend, TrainingBudget
 from maxtext_sparse.laws.request import FitRequest
 from maxtext_sparse.laws.text import contours_text, life_text, recommendation_text
+from maxtext_sparse.laws.uncertainty import check_resamples
 
 # Points of each axis of the best sparsities: in the table, and in the figure.
 _TABLE_POINTS = 5
@@ -50,6 +51,7 @@ class Question:
     inference_tokens: tokens served; None for a training budget alone.
     inference_cost: what zeros cost when the model is served.
     training_cost: which training FLOPs the bill of a life holds.
+    sparsity_alone: the only S to consider, None for all up to `max_sparsity`.
   """
 
   flops: float | None
@@ -61,6 +63,19 @@ class Question:
   inference_tokens: float | None = None
   inference_cost: str = "sparse"
   training_cost: str = "effective"
+  sparsity_alone: float | None = None
+
+  def __post_init__(self) -> None:
+    if self.sparsity_alone is not None:
+      given = f"--sparsity={self.sparsity_alone:g}"
+      if self.max_sparsity is not None:
+        raise ConfigError(f"--max-sparsity={self.max_sparsity:g}: {given} is given too, keep one")
+      if not 0 <= self.sparsity_alone < 1:
+        raise ConfigError(f"{given}: must be a number in [0, 1)")
+    costs = (("training", self.training_cost, "effective"), ("inference", self.inference_cost, "sparse"))
+    for name, value, default in costs:
+      if self.inference_tokens is None and value != default:
+        raise ConfigError(f"--{name}-cost={value}: is about serving, give --inference-tokens too")
 
   def answer(self, request: FitRequest, num_resamples: int) -> Advice:
     """The best runs for the budget, or over their life where tokens are served.
@@ -71,9 +86,12 @@ class Question:
     if self.flops is None:
       raise ConfigError("--flops: is missing, give the effective training compute, such as 4.5e20")
     # The options are checked before anything is fitted.
-    life = self._life(self._budget(self.max_sparsity or 0.0))
-    fitted, resamples = request.fit_with_resamples(num_resamples)
+    life = self._life(self._budget(self._asked_sparsity() or 0.0))
+    check_resamples(num_resamples)
+    fitted = request.fit()
     budget = self._budget(self._largest_sparsity(fitted))
+    check_reach(fitted, budget)
+    resamples = request.resamples(fitted, num_resamples)
     if life is None:
       content = recommend(fitted, resamples, budget)
       return Advice(content, recommendation_text(content))
@@ -89,6 +107,8 @@ class Question:
     """
     if self.flops is not None or self.inference_tokens is not None:
       raise ConfigError("--optimal-sparsity: answers for all budgets, must go without --flops and --inference-tokens")
+    if self.sparsity_alone is not None:
+      raise ConfigError(f"--sparsity={self.sparsity_alone:g}: --optimal-sparsity searches it, leave it out")
     fitted = request.fit()
     largest = self._largest_sparsity(fitted)
     table, fine = (optimal_sparsity(fitted, largest, self.schedule, n) for n in (_TABLE_POINTS, _FIGURE_POINTS))
@@ -96,8 +116,18 @@ class Question:
 
   def _budget(self, max_sparsity: float) -> TrainingBudget:
     return TrainingBudget(
-      self.flops or 0.0, self.max_final_params, max_sparsity, self.num_chips, self.vocab, self.schedule
+      self.flops or 0.0,
+      self.max_final_params,
+      max_sparsity,
+      self.num_chips,
+      self.vocab,
+      self.schedule,
+      min_sparsity=self.sparsity_alone or 0.0,
     )
+
+  def _asked_sparsity(self) -> float | None:
+    """The largest S that the options allow, None if they leave it to the runs."""
+    return self.max_sparsity if self.sparsity_alone is None else self.sparsity_alone
 
   def _life(self, budget: TrainingBudget) -> LifeBudget | None:
     if self.training_cost not in _TRAINING_COSTS:
@@ -108,4 +138,5 @@ class Question:
     return LifeBudget(budget, self.inference_tokens, density, self.training_cost == "hardware")
 
   def _largest_sparsity(self, fitted: Fit) -> float:
-    return float(fitted.runs["sparsity"].max()) if self.max_sparsity is None else self.max_sparsity
+    asked = self._asked_sparsity()
+    return float(fitted.runs["sparsity"].max()) if asked is None else asked

@@ -198,15 +198,16 @@ def parse_inference_cost(text: str) -> float:
 
 def _quality(fit: Fit, budget: LifeBudget) -> Quality:
   """The loss of the best dense run that the training budget pays for."""
-  dense = best_run(fit, dataclasses.replace(budget.training, max_sparsity=0.0))
+  dense = best_run(fit, dataclasses.replace(budget.training, min_sparsity=0.0, max_sparsity=0.0))
   loss = float(fit.predict(as_columns([dense]))[0])
   return Quality(fit, loss, budget.training.schedule, budget.break_even_density, budget.trains_dense)
 
 
 def _axes(fit: Fit, budget: LifeBudget, num_sizes: int, step: float) -> tuple[Array, list[float]]:
   low, high = search_range(fit)
-  largest = budget.training.max_sparsity
-  return np.geomspace(low, high, num_sizes), [float(s) for s in np.unique([*np.arange(0.0, largest, step), largest])]
+  least, largest = budget.training.min_sparsity, budget.training.max_sparsity
+  sparsities = np.unique([0.0, *np.arange(least, largest, step), largest])
+  return np.geomspace(low, high, num_sizes), [float(s) for s in sparsities]
 
 
 def _refined(quality: Quality, budget: LifeBudget, bills: Bills, is_sparse: bool) -> Candidate | None:
@@ -217,7 +218,7 @@ def _refined(quality: Quality, budget: LifeBudget, bills: Bills, is_sparse: bool
   size, sparsity = bills.dense_params[place], bills.sparsity[place]
   around = np.geomspace(size / 1.07, size * 1.07, _NUM_FINE)
   low, high = (
-    max(_LEAST_SPARSITY, sparsity - _SPARSITY_STEP),
+    max(_LEAST_SPARSITY, budget.training.min_sparsity, sparsity - _SPARSITY_STEP),
     min(budget.training.max_sparsity, sparsity + _SPARSITY_STEP),
   )
   sparsities = np.linspace(low, high, _NUM_FINE).tolist() if is_sparse else []

@@ -108,24 +108,44 @@ def candidate(
   return Candidate(dense_params, sparsity, average_density(keys), tokens)
 
 
-def parse_schedule(arguments: Iterable[str]) -> dict[str, str]:
+def one_of(option: float | None, key: float | None) -> float | None:
+  """The sparsity, which may be given as option or as key.
+
+  Raises:
+    ConfigError: it is given as both.
+  """
+  if option is not None and key is not None:
+    raise ConfigError(f"sparsity={key:g}: --sparsity={option:g} is given too, keep one")
+  return key if option is None else option
+
+
+def parse_schedule(arguments: Iterable[str]) -> tuple[dict[str, str], float | None]:
   """Reads sparsity keys of the schedule, given as `key=value`.
+
+  Returns:
+    The keys but `sparsity`, and `sparsity`, which is None if it is not given.
 
   Raises:
     ConfigError: an argument is not of that form, or not a key of the schedule's shape.
   """
-  schedule = {}
+  schedule: dict[str, str] = {}
+  sparsity: float | None = None
   for argument in arguments:
     key, separator, value = argument.partition("=")
+    if key in schedule or (key == "sparsity" and sparsity is not None):
+      raise ConfigError(f"{argument}: {key} is given twice, keep one")
     if key == "sparsity":
-      raise ConfigError(f"{argument}: give --sparsity {value}")
+      sparsity = parse_keys({"sparsity": value}).sparsity
+      continue
     if not separator or key not in _SCHEDULE_KEYS:
       near = did_you_mean(key, _SCHEDULE_KEYS)
       raise ConfigError(f"{argument}: must be key=value with one of the keys {', '.join(_SCHEDULE_KEYS)}{near}")
     if argument == "pruning_method=hold":
       raise ConfigError(f"{argument}: does not prune, must be global_gradual or one-shot")
     schedule[key] = value
-  return schedule
+  # Also where the run is dense, for which they say nothing.
+  parse_keys({**schedule, "sparsity": 0.5})
+  return schedule, sparsity
 
 
 def candidate_of_config(

@@ -33,6 +33,7 @@ class TrainingBudget:
     flops: effective training compute, 6 N_avg D.
     max_final_params: cap on the prunable weights of the deployed model; infinite for none.
     max_sparsity: cap on S.
+    min_sparsity: the least S; with `max_sparsity` the only one, where a user asks for one.
     num_chips: the hidden size of the runnable shape is divisible by it.
     vocab: vocabulary of the runnable shape.
     schedule: sparsity keys that differ from the defaults.
@@ -44,6 +45,7 @@ class TrainingBudget:
   num_chips: int = 1
   vocab: int = 32_000
   schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  min_sparsity: float = 0.0
 
   def __post_init__(self) -> None:
     if not (self.flops > 0 and math.isfinite(self.flops)):
@@ -66,20 +68,13 @@ def best_run(fit: Fit, budget: TrainingBudget) -> Candidate:
   Raises:
     ConfigError: the budget or the cap is out of reach of the law.
   """
-  sparsity = np.unique(np.append(np.arange(0.0, budget.max_sparsity, _SPARSITY_STEP), budget.max_sparsity))
+  check_reach(fit, budget)
+  sparsity = np.unique(
+    np.append(np.arange(budget.min_sparsity, budget.max_sparsity, _SPARSITY_STEP), budget.max_sparsity)
+  )
   density = np.array([candidate(1.0, s, 1.0, budget.schedule).average_density for s in sparsity])
   lowest, largest = search_range(fit)
   highest = np.minimum(largest, budget.max_final_params / (1.0 - sparsity))
-  if highest.max() < lowest:
-    raise ConfigError(
-      f"--max-final-params={budget.max_final_params:g}: more than {_SIZE_MARGIN:g} times below the smallest fitted run, "
-      f"must be at least {lowest * (1 - budget.max_sparsity):.4g}"
-    )
-  if budget.flops < training_flops(lowest, 1.0):
-    raise ConfigError(
-      f"--flops={budget.flops:g}: less than one token of a run {_SIZE_MARGIN:g} times below the smallest fitted one, "
-      f"must be at least {training_flops(lowest, 1.0):.3g}"
-    )
 
   def loss(log_n: Array) -> Array:
     return fit.predict(_columns(np.exp(log_n), sparsity, density, budget.flops))
@@ -89,6 +84,27 @@ def best_run(fit: Fit, budget: TrainingBudget) -> Candidate:
   losses = np.where(highest >= lowest, loss(log_n), np.inf)
   chosen = int(np.argmax(losses <= losses.min() * (1 + _TIE)))
   return _spend(float(np.exp(log_n[chosen])), float(sparsity[chosen]), budget)
+
+
+def check_reach(fit: Fit, budget: TrainingBudget) -> None:
+  """Raises ConfigError for a budget or a cap that is out of reach of the law, before resamples are fitted."""
+  lowest, _ = search_range(fit)
+  if budget.max_final_params < lowest * (1 - budget.max_sparsity):
+    raise ConfigError(
+      f"--max-final-params={budget.max_final_params:g}: more than {_SIZE_MARGIN:g} times below the smallest fitted run, "
+      f"must be at least {_rounded_up(lowest * (1 - budget.max_sparsity))}"
+    )
+  if budget.flops < training_flops(lowest, 1.0):
+    raise ConfigError(
+      f"--flops={budget.flops:g}: less than one token of a run {_SIZE_MARGIN:g} times below the smallest fitted one, "
+      f"must be at least {_rounded_up(training_flops(lowest, 1.0))}"
+    )
+
+
+def _rounded_up(number: float) -> str:
+  """Three digits, not below the number, so that the advised value is accepted."""
+  unit = 10.0 ** (math.floor(math.log10(number)) - 2)
+  return f"{math.ceil(number / unit) * unit:.6g}"
 
 
 def recommend(fit: Fit, resamples: Bootstrap, budget: TrainingBudget) -> dict[str, Any]:

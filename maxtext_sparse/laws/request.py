@@ -11,7 +11,7 @@ from maxtext_sparse.laws.law import Law
 from maxtext_sparse.laws.multiplier import with_size
 from maxtext_sparse.laws.runs_table import read_runs
 from maxtext_sparse.laws.text import FitSummary
-from maxtext_sparse.laws.uncertainty import Bootstrap, bootstrap, leave_one_sparsity_out
+from maxtext_sparse.laws.uncertainty import Bootstrap, bootstrap, check_resamples, leave_one_sparsity_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,20 @@ class FitRequest:
 
   def fit_with_resamples(self, num_resamples: int) -> tuple[Fit, Bootstrap]:
     """Fits the law to the runs and to resamples of them."""
+    check_resamples(num_resamples)
     fitted = self.fit()
-    return fitted, bootstrap(fitted, num_resamples, self.seed)
+    return fitted, self.resamples(fitted, num_resamples)
+
+  def resamples(self, fitted: Fit, num_resamples: int) -> Bootstrap:
+    """Fits the law to resamples of the runs."""
+    return bootstrap(fitted, num_resamples, self.seed)
 
   def summary(self, num_resamples: int, is_held_out: bool) -> FitSummary:
     """A fit with a bootstrap unless `num_resamples` is 0, and with held-out errors if asked for."""
+    if num_resamples:
+      check_resamples(num_resamples)
     fitted = self.fit()
-    resamples = bootstrap(fitted, num_resamples, self.seed) if num_resamples else None
+    resamples = self.resamples(fitted, num_resamples) if num_resamples else None
     return FitSummary(fitted, resamples, leave_one_sparsity_out(fitted) if is_held_out else None)
 
   def summary_at(self, at: str) -> FitSummary:

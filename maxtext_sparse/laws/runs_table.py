@@ -11,6 +11,7 @@ Optional columns: `weight` (how much the run counts in a fit, 1 by default) and 
 multiplier laws). Further columns are kept.
 """
 
+import csv
 import io
 import os
 import re
@@ -49,6 +50,7 @@ def read_runs(path: str, loss_column: str = "loss") -> pd.DataFrame:
       text = file.read()
     if "\0" in text:
       raise ConfigError(f"{path}: not a readable CSV file (NUL bytes, not a text file)")
+    _refuse_repeated(text, path)
     frame = pd.read_csv(io.StringIO(text), skipinitialspace=True)
   except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
     raise ConfigError(f"{path}: not a readable CSV file ({_first_line(error)})") from error
@@ -87,6 +89,14 @@ def _with_loss(frame: pd.DataFrame, column: str, path: str) -> pd.DataFrame:
     near = did_you_mean(column, map(str, frame.columns))
     raise ConfigError(f"--loss-column={column}: {path} has no such column{near}")
   return frame.assign(loss=frame[column])
+
+
+def _refuse_repeated(text: str, path: str) -> None:
+  """Raises ConfigError if two columns have one name. Pandas would rename the second one and say nothing."""
+  header = [name.strip() for name in next(csv.reader(io.StringIO(text)), [])]
+  for name in header:
+    if name and header.count(name) > 1:
+      raise ConfigError(f"{path}: has the column {name} twice, keep one")
 
 
 def row_label(frame: pd.DataFrame, row: int, name: str) -> str:

@@ -17,6 +17,7 @@ LEVEL = 0.90
 
 # Quantiles of a normal distribution one standard deviation below and above its mean.
 _ONE_SIGMA = (0.158655, 0.841345)
+_MOST_RESAMPLES = 100_000
 _MAX_REDRAWS = 100
 
 
@@ -64,6 +65,14 @@ class Bootstrap:
     return cast(Array, (predicted * np.exp(scatter))[:, places])
 
 
+def check_resamples(num_resamples: int) -> None:
+  """Raises ConfigError for a number of resamples that says nothing, or that would take hours."""
+  if num_resamples < 2:
+    raise ConfigError(f"--bootstrap={num_resamples}: must be at least 2")
+  if num_resamples > _MOST_RESAMPLES:
+    raise ConfigError(f"--bootstrap={num_resamples}: must be at most {_MOST_RESAMPLES}")
+
+
 def bootstrap(fit: Fit, num_resamples: int, seed: int = 0) -> Bootstrap:
   """Fits the law to `num_resamples` tables of as many runs, drawn with replacement.
 
@@ -72,8 +81,7 @@ def bootstrap(fit: Fit, num_resamples: int, seed: int = 0) -> Bootstrap:
   Raises:
     ConfigError: fewer than 2 resamples, or so few runs that resamples cannot determine the law.
   """
-  if num_resamples < 2:
-    raise ConfigError(f"--bootstrap={num_resamples}: must be at least 2")
+  check_resamples(num_resamples)
   generator = np.random.default_rng(seed)
   counts = np.stack([_resample(fit, generator) for _ in range(num_resamples)])
   starts = np.stack([fit.theta, fit.good_starts[0]])

@@ -41,6 +41,33 @@ def replace_json(path: str, content: Any, **style: Any) -> None:
   replace_text(path, json.dumps(content, **{"indent": 1, **style}) + "\n")
 
 
+def check_writable(name: str, path: str, value: str | None = None) -> str:
+  """Checks that a folder can be written, or made where it is missing.
+
+  Args:
+    name: the key or option that gives the folder, for the message.
+    path: the folder.
+    value: what the key or option says, if not the folder itself.
+
+  Returns:
+    The folder itself, or the nearest one above it that exists.
+
+  Raises:
+    ConfigError: saying what is in the way.
+  """
+  if not path:
+    raise ConfigError(f"{name}=: must be a folder")
+  given = f"{name}={path if value is None else value}"
+  nearest = os.path.abspath(os.path.expanduser(path))
+  while not os.path.lexists(nearest):
+    nearest = os.path.dirname(nearest)
+  if not os.path.isdir(nearest):
+    raise ConfigError(f"{given}: {nearest} is not a folder, choose another place")
+  if not os.access(nearest, os.W_OK | os.X_OK):
+    raise ConfigError(f"{given}: may not write in {nearest}, choose another place")
+  return nearest
+
+
 @contextlib.contextmanager
 def folder_lock(directory: str, refusal: str) -> Iterator[None]:
   """Makes this process the only one that works in a folder. The system drops the lock however the process ends.

@@ -6,7 +6,7 @@ from typing import Any
 
 from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.runs.files import replace_text
+from maxtext_sparse.runs.files import check_writable, replace_text
 from maxtext_sparse.sweeps.manifest import Manifest, manifest_path, read_manifest, Run
 from maxtext_sparse.sweeps.state import has_begun, is_finished
 
@@ -17,13 +17,7 @@ def check_folder(directory: str) -> None:
   Raises:
     ConfigError: it cannot, or it holds other files.
   """
-  if not directory:
-    raise ConfigError("--out=: must be a folder")
-  nearest = os.path.abspath(directory)
-  while not os.path.lexists(nearest):
-    nearest = os.path.dirname(nearest)
-  if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
-    raise ConfigError(f"--out={directory}: cannot write in {nearest}, choose another folder")
+  check_writable("--out", directory)
   if os.path.isdir(directory) and os.listdir(directory) and not os.path.exists(manifest_path(directory)):
     raise ConfigError(f"--out={directory}: has files that are not a sweep's, give another folder")
 
