@@ -162,10 +162,13 @@ def find_package(path: str) -> Path:
   """Finds the package folder in a checkout (`src/maxtext`) or in a site-packages folder, or takes `path` itself as it.
 
   Raises:
-    ConfigError: there is no MaxText at the path.
+    ConfigError: there is no MaxText at the path, or it may not be read.
   """
   given = Path(path)
-  for candidate in (given / "src" / "maxtext", given / "maxtext", given):
-    if (candidate / "configs" / "base.yml").is_file() and (candidate / "configs" / "types.py").is_file():
-      return candidate.resolve()
+  try:
+    for candidate in (given / "src" / "maxtext", given / "maxtext", given):
+      if (candidate / "configs" / "base.yml").is_file() and (candidate / "configs" / "types.py").is_file():
+        return candidate.resolve()
+  except OSError as error:
+    raise ConfigError(f"PATH={path}: cannot read ({error.strerror})") from error
   raise ConfigError(f"PATH={path}: no MaxText here, give a checkout (with src/maxtext) or a site-packages folder")

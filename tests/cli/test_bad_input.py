@@ -113,7 +113,7 @@ def test_the_tables_hold_inputs_of_all_commands():
 
 # Runs each line as another user, who may neither read `secret` nor write in `locked`.
 AS_NOBODY = """
-import importlib, json, os, pkgutil, sys
+import encodings.utf_8_sig, importlib, json, os, pkgutil, sys
 import pandas, matplotlib.pyplot, maxtext_sparse
 from tests.cli.test_bad_input import run
 for package in ("laws", "plots", "sweeps", "patching", "demo", "reports", "inspection", "plan", "weights"):
