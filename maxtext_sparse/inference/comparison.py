@@ -3,27 +3,29 @@
 Needs neither torch nor transformers in this process.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import json
 import math
 import os
 from pathlib import Path
 import platform
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
 import numpy as np
 
-from maxtext_sparse.errors import ConfigError, RunError
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.inference import break_even
 from maxtext_sparse.inference.library import allowed_cpus, isa
-from maxtext_sparse.local.process import last_meaningful_line
+from maxtext_sparse.inference.variant_process import Variant
 from maxtext_sparse.weights.folder import ModelFolder
 
 PROMPTS = (1, 8, 128, 512)
+# Longer prompts than the kernels take are timed in every third turn, those that take torch's CSR many seconds once.
+_LONG_PROMPT = 8
+_LONGEST_OF_CSR = 128
+_ROUNDS_MASKED = 3
 DENSE = ("dense_fp32", "dense_bf16", "dense_int8")
 OURS = ("sparse_bf16", "sparse_int8")
 VARIANTS = (*DENSE, "torch_csr", *OURS)
@@ -69,61 +71,12 @@ class BenchPlan:
 class Timing:
   """What was measured of one variant; lists have one entry a round."""
 
-  loaded: dict[str, Any]
+  loaded: Mapping[str, Any]
   tokens: list[int] = dataclasses.field(default_factory=list)
   token_seconds: list[float] = dataclasses.field(default_factory=list)
   prompt_seconds: dict[int, list[float]] = dataclasses.field(default_factory=lambda: {n: [] for n in PROMPTS})
   threads: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   logits: Any = None
-
-
-class Variant:
-  """A worker process that holds one variant; it ends with the `with` block."""
-
-  def __init__(self, plan: BenchPlan, name: str):
-    self._name = name
-    command = [sys.executable, "-m", "maxtext_sparse.inference.worker", plan.folder, name, ",".join(map(str, plan.cpus))]
-    # Closed in __exit__; a pipe could fill up, since nobody reads it while the process works.
-    self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-    pipe = subprocess.PIPE
-    self._process = subprocess.Popen(
-      command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, env=pinned_environment(plan.cpus)
-    )
-
-  def __enter__(self) -> "Variant":
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    assert self._process.stdin is not None and self._process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.close()
-    try:
-      self._process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-      self._process.kill()
-      self._process.wait()
-    self._process.stdout.close()
-    self._errors.close()
-
-  def ask(self, do: str, **arguments: Any) -> Any:
-    """Sends a request and returns the answer.
-
-    Raises:
-      RunError: the process ended instead; the message has its last line.
-    """
-    assert self._process.stdin is not None and self._process.stdout is not None
-    try:
-      self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-      self._process.stdin.flush()
-      answer = self._process.stdout.readline()
-    except BrokenPipeError:
-      answer = ""
-    if answer:
-      return json.loads(answer)
-    self._process.wait()
-    self._errors.seek(0)
-    reason = last_meaningful_line(self._errors.read()) or f"exit status {self._process.returncode}"
-    raise RunError(f"{self._name}: {reason.removeprefix('maxtext-sparse: error: ')}")
 
 
 def compare(plan: BenchPlan, say: Say) -> dict[str, Any]:
@@ -140,6 +93,8 @@ def compare(plan: BenchPlan, say: Say) -> dict[str, Any]:
     ConfigError: the folder holds no model that can be loaded.
     RunError: a process failed.
   """
+  # The load is that of other programs: later it would be our own.
+  described = machine(plan.cpus)
   files = ModelFolder(plan.folder)
   num_linear, num_other, density = _count(files)
   needed = sum(_weight_bytes(name, num_linear, num_other, density) for name in VARIANTS)
@@ -148,10 +103,14 @@ def compare(plan: BenchPlan, say: Say) -> dict[str, Any]:
     say(f"all variants take {needed / 2**30:.1f} GiB, too much at once: measured one after the other")
   groups = [VARIANTS] if is_interleaved else [(name,) for name in VARIANTS]
   timings: dict[str, Timing] = {}
+  masked: list[dict[str, Any]] = []
   for group in groups:
-    timings.update(_measure(plan, group, say))
+    with _started(plan, group, say) as variants:
+      timings.update(_measure(plan, variants, say))
+      if is_interleaved:
+        masked = _mask_further(plan, variants, density, say)
   say("reading memory, and products by density")
-  with Variant(plan, "none") as bare:
+  with Variant(plan.folder, plan.cpus, "none") as bare:
     bandwidth = bare.ask("bandwidth")["bytes_per_second"]
     products = bare.ask("products", shape=_common_shape(timings), rounds=plan.num_rounds)
   weight_bytes = {name: _weight_bytes(name, num_linear, num_other, density) for name in VARIANTS}
@@ -162,22 +121,15 @@ def compare(plan: BenchPlan, say: Say) -> dict[str, Any]:
     "density": density,
     "parameters": num_linear + num_other,
     "limit_tokens_per_second": {name: bandwidth / _weight_bytes(name, num_linear, 0, density) for name in VARIANTS},
-    **_break_even(products),
+    **_break_even(products, masked),
     "products": products,
+    "masked": masked,
     "is_interleaved": is_interleaved,
-    "machine": machine(plan.cpus) | {"bytes_per_second": bandwidth},
+    "machine": described | {"bytes_per_second": bandwidth},
     "folder": plan.folder,
     "rounds": plan.num_rounds,
     "tokens_a_round": plan.num_tokens,
   }
-
-
-def pinned_environment(cpus: Sequence[int]) -> dict[str, str]:
-  """This environment with torch's threads pinned to the cores."""
-  places = ",".join(f"{{{cpu}}}" for cpu in cpus)
-  count = str(len(cpus))
-  pinned = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OMP_PROC_BIND": "true", "OMP_PLACES": places}
-  return os.environ | pinned | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
 def machine(cpus: Sequence[int]) -> dict[str, Any]:
@@ -206,39 +158,34 @@ def median_interval(values: Sequence[float], num_draws: int = 2000) -> tuple[flo
   return float(np.median(values)), float(low), float(high)
 
 
-def break_even_density(densities: Sequence[float], ours: Sequence[float], dense: float) -> float | None:
-  """The density up to which ours is at least as fast as dense, interpolated; None if it never is, 1 if always."""
-  is_faster = [seconds <= dense for seconds in ours]
-  if not is_faster[0]:
-    return None
-  if all(is_faster):
-    return 1.0
-  first_slower = is_faster.index(False)
-  before, after = ours[first_slower - 1], ours[first_slower]
-  share = (dense - before) / (after - before)
-  return densities[first_slower - 1] + share * (densities[first_slower] - densities[first_slower - 1])
+def _break_even(products: Mapping[str, Any], masked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  of_products = break_even.of_products(products)
+  return {
+    "break_even_density": of_products["sparse_int8"],
+    "break_even_densities": of_products,
+    "model_break_even_densities": break_even.of_model(masked) if masked else {},
+  }
 
 
-def _break_even(products: Mapping[str, Any]) -> dict[str, Any]:
-  """bf16 values against torch's faster float, int8 values against the fastest that torch has."""
-  torch, ours, densities = products["torch"], products["ours"], products["densities"]
-  int8 = break_even_density(densities, ours["int8"], min(torch.values()))
-  bf16 = break_even_density(densities, ours["bf16"], min(torch["fp32"], torch["bf16"]))
-  return {"break_even_density": int8, "break_even_densities": {"sparse_bf16": bf16, "sparse_int8": int8}}
-
-
-def _measure(plan: BenchPlan, names: Sequence[str], say: Say) -> dict[str, Timing]:
+@contextlib.contextmanager
+def _started(plan: BenchPlan, names: Sequence[str], say: Say) -> Iterator[dict[str, Variant]]:
+  """Processes with a loaded variant each."""
   with contextlib.ExitStack() as stack:
-    variants = {name: stack.enter_context(Variant(plan, name)) for name in names}
-    timings = {}
-    for name, variant in variants.items():
+    variants = {}
+    for name in names:
       say(f"loading {name}")
-      timings[name] = Timing(variant.ask("load"))
-    for round_number in range(plan.num_rounds):
-      say(f"round {round_number + 1} of {plan.num_rounds}")
-      for name, variant in variants.items():
-        _take_turn(plan, variant, timings[name])
-    folder = stack.enter_context(tempfile.TemporaryDirectory())
+      variants[name] = stack.enter_context(Variant(plan.folder, plan.cpus, name))
+      variants[name].load()
+    yield variants
+
+
+def _measure(plan: BenchPlan, variants: Mapping[str, Variant], say: Say) -> dict[str, Timing]:
+  timings = {name: Timing(variant.loaded) for name, variant in variants.items()}
+  for round_number in range(plan.num_rounds):
+    say(f"round {round_number + 1} of {plan.num_rounds}")
+    for name, variant in variants.items():
+      _take_turn(plan, variant, timings[name], _prompts(name, round_number))
+  with tempfile.TemporaryDirectory() as folder:
     for name, variant in variants.items():
       path = os.path.join(folder, f"{name}.npy")
       variant.ask("logits", path=path)
@@ -247,12 +194,38 @@ def _measure(plan: BenchPlan, names: Sequence[str], say: Say) -> dict[str, Timin
   return timings
 
 
-def _take_turn(plan: BenchPlan, variant: Variant, timing: Timing) -> None:
+def _prompts(name: str, round_number: int) -> list[int]:
+  """The prompts of a turn: a long one takes some variants a hundred times as long as a token, and varies less."""
+  is_due = lambda n: n <= _LONG_PROMPT or round_number % 3 == 0
+  is_quick = lambda n: name != "torch_csr" or n <= _LONGEST_OF_CSR or round_number == 0
+  return [n for n in PROMPTS if is_due(n) and is_quick(n)]
+
+
+def _mask_further(plan: BenchPlan, variants: Mapping[str, Variant], density: float, say: Say) -> list[dict[str, Any]]:
+  """Dense variants and ours at lower densities, in turns."""
+  names = (*DENSE, *OURS)
+
+  def mask(density: float) -> None:
+    say(f"masked further, to density {density:.3f}")
+    for name in OURS:
+      variants[name].ask("mask", density=density)
+
+  def tokens_per_second() -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(_ROUNDS_MASKED):
+      for name in names:
+        seconds[name] += variants[name].ask("generate", tokens=plan.num_tokens)["seconds"]
+    return {name: 1 / float(np.median(values)) for name, values in seconds.items()}
+
+  return break_even.mask_in_steps(density, mask, tokens_per_second)
+
+
+def _take_turn(plan: BenchPlan, variant: Variant, timing: Timing, prompts: Sequence[int]) -> None:
   answer = variant.ask("generate", tokens=plan.num_tokens)
   timing.tokens = answer["tokens"]
   timing.token_seconds.append(float(np.median(answer["seconds"])))
-  for num_tokens, seconds in timing.prompt_seconds.items():
-    seconds.append(variant.ask("prompt", tokens=num_tokens)["seconds"])
+  for num_tokens in prompts:
+    timing.prompt_seconds[num_tokens].append(variant.ask("prompt", tokens=num_tokens)["seconds"])
 
 
 def _summary(timings: Mapping[str, Timing], cpus: Sequence[int]) -> dict[str, Any]:

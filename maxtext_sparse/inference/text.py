@@ -58,6 +58,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
   ]
   lines += _speed_lines(result)
   lines += [_break_even_line(name, density) for name, density in result["break_even_densities"].items()]
+  lines += _masked_lines(result)
   lines.append(_token_line(result))
   sizes = [f"{name.replace('_', ' ')} {gap:.2g}" for name, gap in result["logits_difference"].items() if gap]
   lines.append(
@@ -81,11 +82,21 @@ def _speed_lines(result: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def _break_even_line(name: str, density: float | None) -> str:
+def _break_even_line(name: str, density: float | None, what: str = "one product") -> str:
   against = "the fastest dense" if name == "sparse_int8" else "the faster of dense fp32 and bf16"
   if density is None:
-    return f"{name.replace('_', ' ')} is slower than {against} at every density that was measured"
-  return f"{name.replace('_', ' ')} is at least as fast as {against} up to density {density:.2f}"
+    return f"{what}: {name.replace('_', ' ')} is slower than {against} at every density that was measured"
+  return f"{what}: {name.replace('_', ' ')} is at least as fast as {against} up to density {density:.2f}"
+
+
+def _masked_lines(result: Mapping[str, Any]) -> list[str]:
+  """The whole model with more and more of its weights masked."""
+  lines = []
+  for name, density in result["model_break_even_densities"].items():
+    lines.append(_break_even_line(name, density, "the model, masked further"))
+    steps = [f"{row['tokens_per_second'][name]:.1f} at {row['density']:.2f}" for row in result["masked"]]
+    lines[-1] += f" (tokens/s by density: {', '.join(steps)})"
+  return lines
 
 
 def _token_line(result: Mapping[str, Any]) -> str:

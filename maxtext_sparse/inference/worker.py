@@ -7,6 +7,7 @@
   {"do": "bandwidth"}                         -> bytes_per_second of reading memory
   {"do": "products", "shape": [R, C], ...}    -> seconds of one product by density, see products.py
   {"do": "threads"}                           -> the threads that worked: core, allowed cores, seconds
+  {"do": "mask", "density": 0.1}              -> keeps the largest weights of each matrix of ours, layouts, density, ...
 
 The process that starts it sets the environment: `OMP_NUM_THREADS`, `OMP_PROC_BIND` and `OMP_PLACES` pin torch's threads.
 """
@@ -25,8 +26,10 @@ import transformers
 
 from maxtext_sparse.errors import one_line_errors
 from maxtext_sparse.inference import variants
+from maxtext_sparse.inference.calibration import faster_layout
 from maxtext_sparse.inference.library import set_threads
 from maxtext_sparse.inference.linear import SparseLinear
+from maxtext_sparse.inference.masking import mask_further
 from maxtext_sparse.inference.products import product_seconds
 
 _PROMPT_TOKENS = 8
@@ -65,6 +68,14 @@ class Worker:
     with torch.inference_mode():
       np.save(path, self._model(input_ids=self._prompt(_LOGITS_TOKENS)).logits.float().numpy())
     return {}
+
+  def mask(self, density: float) -> dict[str, Any]:
+    for module in self._model.modules():
+      if isinstance(module, SparseLinear):
+        matrix = mask_further(module.matrix, density)
+        module.matrix = matrix.with_layout(faster_layout(matrix))
+    self._generate(2)
+    return self._layouts()
 
   def bandwidth(self) -> dict[str, Any]:
     data = torch.zeros(_BANDWIDTH_BYTES // 4)

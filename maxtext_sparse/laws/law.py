@@ -23,7 +23,7 @@ LOG_CONSTANTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 LOG_FACTORS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 
 # A table of runs, or a mapping from the names of its columns to their values.
-type Runs = pd.DataFrame | Mapping[str, Any]
+Runs = pd.DataFrame | Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,12 @@ import statistics
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
 OUT = ROOT / "build" / "benchmarks"
+# What a machine is described with; not every benchmark's environment has all of them.
+_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "torch", "transformers")
 
 
 def interleaved(functions: Mapping[str, Callable[[], Any]], num_rounds: Mapping[str, int]) -> dict[str, list[float]]:
@@ -28,6 +29,8 @@ def interleaved(functions: Mapping[str, Callable[[], Any]], num_rounds: Mapping[
   Returns:
     Seconds of each call, by name.
   """
+  import jax
+
   for name, function in functions.items():
     if num_rounds[name] > 3:
       jax.block_until_ready(function())
@@ -56,14 +59,12 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float], num
 
 def machine() -> dict[str, Any]:
   """What a reader must know to compare figures: processor, cores, load and versions."""
-  versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax")}
   return {
     "python": platform.python_version(),
     "processor": _processor(),
     "cores": os.cpu_count(),
     "load": round(os.getloadavg()[0], 1),
-    "platform": jax.default_backend(),
-    **versions,
+    **{name: version for name in _PACKAGES if (version := _version(name))},
   }
 
 
@@ -79,6 +80,13 @@ def publish(name: str, results: Any, table: str) -> None:
   content = {"machine": machine(), "results": results, "table": table}
   (OUT / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
   print(table)
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
 
 
 def _processor() -> str:

@@ -47,7 +47,8 @@ def write_table(readme: pathlib.Path, name: str, result: dict[str, Any]) -> None
     result: what `measure.publish` wrote.
   """
   machine = result["machine"]
-  where = f"{machine['cores']} cores, {machine['processor']}, jax {machine['jax']}, load {machine['load']}"
+  library = "torch" if name == "inference" else "jax"
+  where = f"{machine['cores']} cores, {machine['processor']}, {library} {machine[library]}, load {machine['load']}"
   body = f"<!-- {name} -->\n{result['table']}\n\n<sub>{where}</sub>\n<!-- / -->"
   pattern = re.compile(rf"<!-- {name} -->.*?<!-- / -->", re.DOTALL)
   text = readme.read_text(encoding="utf-8")

@@ -7,10 +7,14 @@ from pathlib import Path
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.inference.comparison import BenchPlan, break_even_density, is_pinned, median_interval, VARIANTS
+from maxtext_sparse.inference.break_even import break_even_density, of_model
+from maxtext_sparse.inference.comparison import BenchPlan, is_pinned, median_interval, VARIANTS
+from maxtext_sparse.inference.masking import mask_further
+from maxtext_sparse.inference.matrix import PackedMatrix
 
 REPO = Path(__file__).parents[2]
 DENSITIES = [0.2, 0.4, 0.6, 0.8]
@@ -22,13 +26,44 @@ DENSITIES = [0.2, 0.4, 0.6, 0.8]
     ([1, 2, 3, 4], 2.5, 0.5),
     ([1, 2, 3, 4], 3.0, 0.6),
     ([1, 2, 3, 4], 0.5, None),
-    ([1, 2, 3, 4], 9.0, 1.0),
+    ([1, 2, 3, 4], 9.0, 0.8),  # always as fast: as far as was measured
     ([1, 5, 3, 9], 2.0, 0.25),  # the first crossing counts
   ],
 )
 def test_break_even_is_interpolated_between_the_densities(ours, dense, expected):
   found = break_even_density(DENSITIES, ours, dense)
   assert found == expected or math.isclose(found, expected)
+
+
+def test_the_model_breaks_even_where_it_writes_as_fast_as_its_fastest_rival():
+  row = lambda density, fp32, int8, ours: {
+    "density": density,
+    "tokens_per_second": {
+      "dense_fp32": fp32,
+      "dense_bf16": 5.0,
+      "dense_int8": int8,
+      "sparse_bf16": ours,
+      "sparse_int8": ours,
+    },
+  }
+  # Relative times against floats 1.25, 1, 0.5; against int8 2, 1.6, 0.8.
+  found = of_model([row(0.4, 10.0, 16.0, 8.0), row(0.2, 10.0, 16.0, 10.0), row(0.1, 10.0, 16.0, 20.0)])
+  assert found["sparse_bf16"] == pytest.approx(0.2) and found["sparse_int8"] == pytest.approx(0.125)
+  assert of_model([row(0.4, 10.0, 16.0, 8.0)]) == {"sparse_bf16": None, "sparse_int8": None}
+
+
+def test_masking_keeps_the_largest_and_changes_no_other():
+  weights = np.array([[0, 1.0, -0.5, 0.25], [0, 0, 0, 0], [0, 0, 3e-3, 1e-3]], np.float32)
+  for dtype in ("fp32", "int8"):
+    matrix = PackedMatrix.pack(weights, dtype)
+    masked = mask_further(matrix, 3 / 12)
+    np.testing.assert_array_equal(masked.expand(), np.where(np.abs(matrix.expand()) > 0.1, matrix.expand(), 0))
+    assert mask_further(matrix, 1.0).values.tolist() == matrix.values.tolist()
+
+
+def test_masking_meets_the_number_although_magnitudes_tie():
+  matrix = PackedMatrix.pack(np.where(np.arange(64).reshape(8, 8) % 3, np.float32(1), np.float32(-1)), "int8")
+  assert mask_further(matrix, 0.3).values.size == round(0.3 * 64)
 
 
 def test_threads_are_pinned_if_each_has_one_core_and_all_cores_work():
@@ -100,6 +135,8 @@ def test_the_json_has_every_variant(result):
     assert all(value > 0 for value in result[key].values()), key
   assert 0.15 < result["density"] < 0.25
   assert result["break_even_density"] is None or 0 < result["break_even_density"] <= 1
+  assert [row["density"] / result["density"] for row in result["masked"]] == [1.0, 0.75, 0.5, 0.25]
+  assert list(result["model_break_even_densities"]) == ["sparse_bf16", "sparse_int8"]
   assert result["machine"]["cpus"] == sorted(os.sched_getaffinity(0))
   assert all(result["is_pinned"].values())
 
