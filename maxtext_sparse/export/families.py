@@ -61,8 +61,12 @@ class LlamaFamily:
 
   def tensors(self, checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[Any]]]:
     for path in checkpoint.leaves:
-      for name, array in llama.to_folder(path, checkpoint.read(path), self._shape, self._has_head):
-        yield path, name, array
+      # A generator of its own: nothing of one array is held while the next one is read.
+      yield from self._tensors_of(path, checkpoint.read(path))
+
+  def _tensors_of(self, path: str, array: NDArray[Any]) -> Iterator[tuple[str, str, NDArray[Any]]]:
+    for name, part in llama.to_folder(path, array, self._shape, self._has_head):
+      yield path, name, part
 
 
 def family_of(flat: Mapping[str, Any], checkpoint: Checkpoint, dtype: str) -> Family:

@@ -65,21 +65,25 @@ class TableFamily:
       self.notes.append(f"the tied head, which MaxText computes in bfloat16, is a head of its own in the {dtype} folder")
 
   def tensors(self, checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[Any]]]:
+    for key in self._covered:
+      # A generator of its own: nothing of one array is held while the next one is read.
+      yield from self._tensors_of(key, checkpoint)
+
+  def _tensors_of(self, key: Any, checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[Any]]]:
     import jax
     from maxtext.checkpoint_conversion.utils.utils import process_maxtext_param
 
-    for key in self._covered:
-      parts = [jax.numpy.asarray(checkpoint.read(self._keys[part])) for part in _parts(key)]
-      value = parts if isinstance(key, tuple) else parts[0]
-      with _quiet():
-        tables = self._tables
-        converted = process_maxtext_param(key, value, tables.targets, tables.hooks, tables.shapes, self._config)
-      path = self._keys[_parts(key)[0]]
-      for table_name, array in converted:
-        name = _text_name(table_name)
-        yield path, name, array
-        if name == self._embedding and self._has_rounded_head:
-          yield path, _HEAD, array.astype(ml_dtypes.bfloat16)
+    parts = [jax.numpy.asarray(checkpoint.read(self._keys[part])) for part in _parts(key)]
+    value = parts if isinstance(key, tuple) else parts[0]
+    with _quiet():
+      tables = self._tables
+      converted = process_maxtext_param(key, value, tables.targets, tables.hooks, tables.shapes, self._config)
+    path = self._keys[_parts(key)[0]]
+    for table_name, array in converted:
+      name = _text_name(table_name)
+      yield path, name, array
+      if name == self._embedding and self._has_rounded_head:
+        yield path, _HEAD, array.astype(ml_dtypes.bfloat16)
 
   @property
   def _embedding(self) -> str:

@@ -174,6 +174,8 @@ class _Weights:
         self._add(writer, name, array, is_pruned=self._is_prunable(path))
         written.add(name)
         done += array.size
+        # Or it would stay in memory while the next one is read.
+        del array
         report(done, total)
       missing = [name for name in self._shapes if name not in written]
       if missing:

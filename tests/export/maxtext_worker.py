@@ -1,7 +1,8 @@
 """Trains tiny models with real MaxText and computes their logits, many in one process, so that they share its start-up.
 
-Reads a list of cases from a JSON file and writes OUT/NAME.npz (`logits`) for each. A case has `name`, `train` (arguments
-of a run, or null), `load` (arguments with which the checkpoint is read) and `tokens`.
+Reads a list of cases from a JSON file and does for each, in this order, what it asks for: `train` and `params_only` are
+arguments of a run and of MaxText's script that keeps parameters only; `load` are the arguments with which a checkpoint is
+read, to compute the logits of `tokens` and write them to OUT/NAME.npz.
 """
 
 import json
@@ -19,6 +20,14 @@ def train(args):
   with hooks.installed():
     config, recorder = maxtext_train.initialize([maxtext_train.__file__, *args])
     maxtext_train.train_loop(config, recorder)
+
+
+def params_only(args):
+  """MaxText's own script, without the plugin: the checkpoint of a sparse run is one of MaxText's."""
+  from maxtext.configs import pyconfig
+  from maxtext.utils import generate_param_only_checkpoint
+
+  generate_param_only_checkpoint.generate_decode_checkpoint(pyconfig.initialize(["generate.py", *args]))
 
 
 def logits(args, tokens):
@@ -65,9 +74,11 @@ def main():
   with open(sys.argv[1], encoding="utf-8") as file:
     cases = json.load(file)
   for case in cases:
-    if case["train"]:
+    if case.get("train"):
       train(case["train"])
-    if case["load"]:
+    if case.get("params_only"):
+      params_only(case["params_only"])
+    if case.get("load"):
       np.savez(os.path.join(sys.argv[2], f"{case['name']}.npz"), logits=logits(case["load"], case["tokens"]))
 
 

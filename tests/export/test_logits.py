@@ -13,6 +13,7 @@ import pytest
 
 from maxtext_sparse.evaluation.numpy_llama import NumpyLlama
 from maxtext_sparse.export import llama
+from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.read_back import import_folder
 from maxtext_sparse.export.write import export_checkpoint, ExportOptions
 from maxtext_sparse.inspection.verify import verify
@@ -137,15 +138,54 @@ def test_narrow_dtypes_and_the_bitmask_format_stay_close(tmp_path, models, data)
     assert np.abs(folder_logits(tmp_path / dtype, data) - theirs).max() < 0.02 * np.abs(theirs).max()
 
 
-@pytest.mark.release
-def test_maxtext_loads_an_imported_folder_and_computes_the_same(tmp_path, models, data):
-  export_checkpoint(str(models / "grouped"), str(tmp_path / "hf"), [])
-  result = import_folder(str(tmp_path / "hf"), str(tmp_path / "mt"))
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory, models, data):
+  """What MaxText makes of the run `grouped`: `again`, `held` from its imported export, `params` from its checkpoint."""
+  out = tmp_path_factory.mktemp("continued")
+  export_checkpoint(str(models / "grouped"), str(out / "hf"), [])
+  config = import_folder(str(out / "hf"), str(out / "mt")).config
   keys, tokens = data
-  load = [
-    result.config,
-    *arguments(tmp_path, "again", **TRAINING | keys | VARIANTS["grouped"]),
-    f"load_parameters_path={result.checkpoint}",
+  usual = TRAINING | keys | VARIANTS["grouped"]
+  run = lambda name, items, **others: [*arguments(out, name, **usual, load_parameters_path=items, **others)]
+  imported, params = out / "mt" / "0" / "items", out / "params" / "checkpoints" / "0" / "items"
+  full = {"load_full_state_path": models / "grouped" / "checkpoints" / "11" / "items"}
+  cases = [
+    {"name": "again", "load": [config, *run("again", imported)], "tokens": tokens},
+    {"name": "held", "train": [config, *run("held", imported, pruning_method="hold", steps=6)]},
+    {"name": "params", "params_only": arguments(out, "params", **usual | full), "load": run("load", params)},
   ]
-  run_worker(tmp_path, [{"name": "again", "train": None, "load": load, "tokens": tokens}])
-  np.testing.assert_array_equal(maxtext_logits(tmp_path, "again"), maxtext_logits(models, "grouped"))
+  run_worker(out, [case | {"tokens": tokens} for case in cases])
+  return out
+
+
+@pytest.mark.release
+def test_maxtext_loads_an_imported_folder_and_computes_the_same(continued, models):
+  np.testing.assert_array_equal(maxtext_logits(continued, "again"), maxtext_logits(models, "grouped"))
+
+
+def kernels(checkpoint):
+  return {name: matrix for name, matrix in Checkpoint(str(checkpoint)).matrices()}
+
+
+@pytest.mark.release
+def test_training_an_imported_folder_with_hold_keeps_its_zeros(continued, models):
+  before, after = kernels(models / "grouped"), kernels(continued / "held")
+  assert before.keys() == after.keys()
+  for name, matrix in before.items():
+    np.testing.assert_array_equal(after[name] == 0, matrix == 0, err_msg=name)
+    assert not np.array_equal(after[name], matrix), f"{name} was not trained"
+
+
+@pytest.mark.release
+def test_maxtexts_params_only_checkpoint_has_the_same_zeros_and_can_be_exported(tmp_path, continued, models, data):
+  before, after = kernels(models / "grouped"), kernels(continued / "params")
+  assert {name: (matrix != 0).sum() for name, matrix in before.items()} == {
+    name: (matrix != 0).sum() for name, matrix in after.items()
+  }
+  theirs = maxtext_logits(models, "grouped")
+  # MaxText's script rounds all weights to bfloat16.
+  assert np.abs(maxtext_logits(continued, "params") - theirs).max() < 0.02 * np.abs(theirs).max()
+  keys = arguments(tmp_path, "x", **data[0] | VARIANTS["grouped"])
+  export_checkpoint(str(continued / "params"), str(tmp_path / "hf"), ["base.yml", *keys], ExportOptions(dtype="float32"))
+  difference = np.abs(folder_logits(tmp_path / "hf", data) - maxtext_logits(continued, "params")).max()
+  assert difference <= TOLERANCE, difference

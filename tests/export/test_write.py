@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors import safe_open
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.export import aside
+from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.llama import folder_shapes
 from maxtext_sparse.export.write import export_checkpoint, ExportOptions
 from maxtext_sparse.inspection.verify import verify
@@ -148,6 +150,21 @@ def test_the_config_that_the_run_recorded_counts_and_keys_override_it(tmp_path, 
   export(checkpoint, tmp_path / "hf", "rope_max_timescale=5e5", "max_target_length=128")
   config = json.loads((tmp_path / "hf" / "config.json").read_text())
   assert (config["rope_theta"], config["max_position_embeddings"], config["rms_norm_eps"]) == (5e5, 128, 1e-5)
+
+
+def test_one_array_of_the_checkpoint_is_in_memory_at_a_time(tmp_path, checkpoint, monkeypatch):
+  """Reading takes up to twice the array; with the one before, a bfloat16 export would exceed 1.2 times its size."""
+  usual, latest = Checkpoint.read, []
+
+  def read(self, path):
+    assert not latest or latest.pop()() is None, f"the array before {path} is still held"
+    array = usual(self, path).copy()
+    latest.append(weakref.ref(array))
+    return array
+
+  monkeypatch.setattr(Checkpoint, "read", read)
+  export(checkpoint, tmp_path / "hf")
+  assert latest
 
 
 def one_line(error):
