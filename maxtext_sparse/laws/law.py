@@ -22,7 +22,7 @@ EXPONENTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 LOG_CONSTANTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 LOG_FACTORS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 
-# A table of runs, or a mapping from the names of its columns to their values. Not a `type` statement, since the figures of
+# A table of runs, or a mapping from the names of its columns to their values. Not a `type` statement: the figures of
 # sparse inference are drawn with Python 3.11 too, for which torch has a small build.
 Runs: TypeAlias = pd.DataFrame | Mapping[str, Any]  # noqa: UP040
 
