@@ -10,8 +10,8 @@ import re
 from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 
+from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.errors import ConfigError, did_you_mean
 from maxtext_sparse.rules import (
   Block,
@@ -48,9 +48,9 @@ def _to_groups(value: Any) -> Any:
   """Accepts a list of mappings, or such a list written as YAML in a string, as it comes from the command line."""
   if isinstance(value, str):
     try:
-      value = yaml.safe_load(value) or []
-    except yaml.YAMLError as error:
-      raise ValueError(f"must be a list of mappings ({' '.join(str(error).split())})") from None
+      value = parse_yaml(value) or []
+    except ValueError as error:
+      raise ValueError(f"must be a list of mappings ({error})") from None
   return list(value) if isinstance(value, tuple) else value
 
 

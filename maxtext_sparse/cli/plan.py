@@ -12,7 +12,44 @@ from maxtext_sparse.terminal import avoid_accelerators, console, print_json
 
 # Options may be spelt like the config's keys, with underscores.
 _SETTINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}
-_LENGTH, _SIZE, _SCHEDULE = "Length of the run", "Size of the run", "Pruning schedule"
+
+
+def _length(text: str) -> Any:
+  return typer.Option(help=text, rich_help_panel="Length of the run")
+
+
+def _size(text: str, **checks: Any) -> Any:
+  return typer.Option(help=text, rich_help_panel="Size of the run", **checks)
+
+
+def _schedule(text: str, *names: str) -> Any:
+  return typer.Option(*names, help=text, rich_help_panel="Pruning schedule")
+
+
+Steps = Annotated[int | None, _length("Number of training steps, T.")]
+Tokens = Annotated[str | None, _length("Training tokens instead, such as 33.5B. Needs --batch or CONFIG.")]
+Flops = Annotated[str | None, _length("Effective FLOPs instead, such as 1e20.")]
+Batch = Annotated[str | None, _size("Tokens per step, such as 2097152, if not those of CONFIG.")]
+Prunable = Annotated[str | None, _size("Number of prunable weights, such as 138M, if there is no CONFIG.")]
+Chips = Annotated[
+  int | None, _size("Number of devices. The batch of CONFIG is per device, and sizes of twins divide by it.", min=1)
+]
+Sparsity = Annotated[float | None, _schedule("S, the share of prunable weights that is removed.", "--sparsity", "-s")]
+Frequency = Annotated[int | None, _schedule("P, steps between pruning events.", "--frequency", "--gmp-pruning-frequency")]
+DenseFraction = Annotated[
+  float | None, _schedule("Share of the run before the first event.", "--dense-fraction", "--gmp-dense-fraction")
+]
+PruneFraction = Annotated[
+  float | None,
+  _schedule("Share of the run from the first to the last event.", "--prune-fraction", "--gmp-prune-fraction"),
+]
+FractionOf = Annotated[
+  str | None, _schedule("What the shares are shares of: compute or steps.", "--fraction-of", "--gmp-fraction-of")
+]
+ScheduleForm = Annotated[
+  str | None,
+  _schedule("Form of the schedule: geometric, cubic or linear.", "--schedule", "--pruning-schedule"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,76 +61,18 @@ def register(app: typer.Typer) -> None:
 
 def plan(
   arguments: RunArguments = None,
-  steps: Annotated[int | None, typer.Option(help="Number of training steps, T.", rich_help_panel=_LENGTH)] = None,
-  tokens: Annotated[
-    str | None,
-    typer.Option(help="Training tokens instead, such as 33.5B. Needs --batch or CONFIG.", rich_help_panel=_LENGTH),
-  ] = None,
-  flops: Annotated[
-    str | None, typer.Option(help="Effective FLOPs instead, such as 1e20.", rich_help_panel=_LENGTH)
-  ] = None,
-  batch: Annotated[
-    str | None,
-    typer.Option(help="Tokens per step, such as 2097152, if not those of CONFIG.", rich_help_panel=_SIZE),
-  ] = None,
-  prunable: Annotated[
-    str | None,
-    typer.Option(help="Number of prunable weights, such as 138M, if there is no CONFIG.", rich_help_panel=_SIZE),
-  ] = None,
-  chips: Annotated[
-    int | None,
-    typer.Option(
-      min=1,
-      help="Number of devices. The batch of CONFIG is per device, and sizes of twins divide by it.",
-      rich_help_panel=_SIZE,
-    ),
-  ] = None,
-  sparsity: Annotated[
-    float | None,
-    typer.Option("--sparsity", "-s", help="S, the share of prunable weights that is removed.", rich_help_panel=_SCHEDULE),
-  ] = None,
-  frequency: Annotated[
-    int | None,
-    typer.Option(
-      "--frequency", "--gmp-pruning-frequency", help="P, steps between pruning events.", rich_help_panel=_SCHEDULE
-    ),
-  ] = None,
-  dense_fraction: Annotated[
-    float | None,
-    typer.Option(
-      "--dense-fraction",
-      "--gmp-dense-fraction",
-      help="Share of the run before the first event.",
-      rich_help_panel=_SCHEDULE,
-    ),
-  ] = None,
-  prune_fraction: Annotated[
-    float | None,
-    typer.Option(
-      "--prune-fraction",
-      "--gmp-prune-fraction",
-      help="Share of the run from the first to the last event.",
-      rich_help_panel=_SCHEDULE,
-    ),
-  ] = None,
-  fraction_of: Annotated[
-    str | None,
-    typer.Option(
-      "--fraction-of",
-      "--gmp-fraction-of",
-      help="What the shares are shares of: compute or steps.",
-      rich_help_panel=_SCHEDULE,
-    ),
-  ] = None,
-  schedule: Annotated[
-    str | None,
-    typer.Option(
-      "--schedule",
-      "--pruning-schedule",
-      help="Form of the schedule: geometric, cubic or linear.",
-      rich_help_panel=_SCHEDULE,
-    ),
-  ] = None,
+  steps: Steps = None,
+  tokens: Tokens = None,
+  flops: Flops = None,
+  batch: Batch = None,
+  prunable: Prunable = None,
+  chips: Chips = None,
+  sparsity: Sparsity = None,
+  frequency: Frequency = None,
+  dense_fraction: DenseFraction = None,
+  prune_fraction: PruneFraction = None,
+  fraction_of: FractionOf = None,
+  schedule: ScheduleForm = None,
   twin: Annotated[bool, typer.Option("--twin", help="Show the dense models of CONFIG's average size instead.")] = False,
   plot: Annotated[str | None, typer.Option(metavar="FILE", help="Also draw N(t) into this PNG file.")] = None,
   as_json: Json = False,

@@ -11,8 +11,9 @@ from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.run_config import RunConfig
 from maxtext_sparse.hooks import maxtext_version
 from maxtext_sparse.pruning.prunable import is_linear_kernel
+from maxtext_sparse.runs.active import active_sum
 from maxtext_sparse.runs.metrics import eval_rows, last_of, once_per_step, read_rows, train_rows
-from maxtext_sparse.runs.record import Plan, RunRecord
+from maxtext_sparse.runs.record import RunRecord
 
 # Figures of the last train row at or before the checkpoint: metric -> name in the certificate.
 _FIGURES = {"pruning/average_params": "average_params", "pruning/effective_flops": "effective_flops"}
@@ -61,12 +62,11 @@ def _record_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     "schedule": plan.schedule.describe(),
     "events": [{"step": event["step"], "density": event["density"]} for event in events],
   }
-  return facts | ({"average_params": _average_params(plan, checkpoint.step + 1)} if checkpoint.step is not None else {})
-
-
-def _average_params(plan: Plan, num_steps: int) -> float:
-  """Mean active prunable weights over the steps so far, from the scheduled counts."""
-  return plan.schedule.active_sum(num_steps, plan.num_prunable, plan.begin_step, plan.begin_active) / num_steps
+  if checkpoint.step is None:
+    return facts
+  # The checkpoint is the state after the update of its step, so step + 1 forward passes came before it.
+  num_steps = checkpoint.step + 1
+  return facts | {"average_params": active_sum(plan, record, before=num_steps).over(num_steps) / num_steps}
 
 
 def _metric_facts(checkpoint: Checkpoint, metrics_file: str) -> dict[str, Any]:

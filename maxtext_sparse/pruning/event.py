@@ -120,6 +120,7 @@ class _Event:
 
   def outcome(self) -> Outcome:
     plan = self._plan
+    # The order matters: scores need the scales, floors need the scores, and the contest leaves out what the floors keep.
     scales = {
       p.path: scores.inverse_rms(self._weights[p.path], p)
       for group in plan.groups
@@ -134,6 +135,7 @@ class _Event:
     for group, contest, cut in zip(plan.groups, contests, cuts):
       if needs_mask(group):
         masks |= self._masks(group, contest, cut)
+    # `lax.cond` wants the same tree from both branches, so the keys of `scales` are those of `_no_event`.
     none = _no_event(plan, self._weights)
     return Outcome(
       cuts=tuple(self._final_cut(g, cut, floors) for g, cut in zip(plan.groups, cuts)),
@@ -192,6 +194,8 @@ class _Event:
     sizes = np.asarray([p.size for p in group.parameters], np.int64)
     structure = group.rule.structure
     protected = np.zeros_like(sizes)
+    # Example for 2:4 and 1,000 weights of which 600 shall live: each group of 4 protects its top 2, so 500 are protected.
+    # The other 500 compete for the 100 places that are left.
     if isinstance(structure, Block):
       quotas = quotas // structure.size
     elif isinstance(structure, NOfM):
@@ -222,6 +226,7 @@ class _Event:
     index = self._plan.groups.index(group)
     if index not in floors:
       return cut
+    # A weight survives if it beats either cut, hence the lower one. Cuts are ordered like keys: by score, then by hash.
     own = floors[index][1]
     is_lower = (own.score < cut.score) | ((own.score == cut.score) & (own.tiebreak < cut.tiebreak))
     return Cut(*(jnp.where(is_lower, mine, common) for mine, common in zip(own, cut)))
@@ -249,6 +254,8 @@ def _shared(count: Count, num_matrices: int) -> Count:
   high = count.high.astype(jnp.uint32)
   extra = size - jnp.uint32(1) - jnp.arange(num_matrices, dtype=jnp.uint32)
   assert num_matrices < 2**16, "more matrices in one array than the division is made for"
+  # Example with 2^16 = 100 for short: 507 weights over 4 matrices is high 5, low 7. 5 = 1 * 4 + carry 1; the rest is
+  # 107 = 26 * 4 + 3; so three matrices get 126 + 1 and the last one 126.
   quotient_high, carry = high // size, high % size
   # carry < 2^16 and low < 2^16, so this is below 2^32.
   rest = carry * jnp.uint32(2**16) + count.low.astype(jnp.uint32)

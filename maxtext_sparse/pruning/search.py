@@ -25,6 +25,8 @@ import numpy as np
 from maxtext_sparse.pruning import counting
 from maxtext_sparse.pruning.counting import Count
 
+# The bracket is cut into this many cells. Around the predicted cell p, four candidates are tried: p - 16, p - 1, p + 2
+# and p + 17. If the answer is between p - 1 and p + 2, three cells remain: the bracket is 512 / 3 = 170 times smaller.
 _NUM_CELLS = np.uint32(512)
 _CELLS_AROUND_PREDICTION = (-16, -1, 2, 17)
 
@@ -56,11 +58,15 @@ def narrow(count_reaching: Callable[[Sequence[jax.Array]], list[Count]], num_kee
     bracket: where to look.
   """
 
+  # A contest is finished in two ways: only one key is left, or exactly k weights reach `low`. In the second case any key
+  # up to the next weight gives the same survivors, and the search need not find the largest.
   def is_open(bracket: Bracket) -> jax.Array:
     return jnp.any((bracket.low != bracket.last) & ~counting.at_least(num_keep, bracket.reached))
 
   def search_pass(bracket: Bracket) -> Bracket:
     keys = _candidates(bracket, num_keep)
+    # All seven counts come from one read. They are then used one after the other, each on the bracket that the last one
+    # left, so their order does not matter.
     for key, count in zip(keys, count_reaching(keys)):
       bracket = _narrowed(bracket, key, count, counting.at_least(count, num_keep))
     return bracket
@@ -72,19 +78,23 @@ def _candidates(bracket: Bracket, num_keep: Count) -> list[jax.Array]:
   """Keys in (low, last], in no order; some may be equal."""
   # Up to 2^32 - 1, where the int32 difference wraps.
   span = lax.bitcast_convert_type(bracket.last - bracket.low, jnp.uint32)
+  # span * j / 4, in two parts because span * 3 would not fit into 32 bits. Example: span 10, j 3 gives 6 + 1 = 7.
   quarters = [span // 4 * j + span % 4 * j // 4 for j in (np.uint32(1), np.uint32(2), np.uint32(3))]
+  # A bracket of fewer than 512 keys has cells of one key.
   cell = jnp.maximum(span // _NUM_CELLS, np.uint32(1))
   reached, keep, beyond = (counting.as_float(c) for c in (bracket.reached, num_keep, bracket.beyond))
   num_cells = (span // cell).astype(jnp.int32)
   # A contest without any weight has 0 / 0 here; its bracket is closed and its candidates count nothing.
   predicted = (num_cells.astype(jnp.float32) * (reached - keep) / jnp.maximum(reached - beyond, 1.0)).astype(jnp.int32)
   near = [jnp.clip(predicted + np.int32(j), 0, num_cells).astype(jnp.uint32) * cell for j in _CELLS_AROUND_PREDICTION]
+  # `low` itself needs no test, because enough weights reach it: the smallest offset is 1.
   offsets = [jnp.clip(offset, np.uint32(1), span) for offset in quarters + near]
   return [bracket.low + lax.bitcast_convert_type(offset, jnp.int32) for offset in offsets]
 
 
 def _narrowed(bracket: Bracket, key: jax.Array, count: Count, is_enough: jax.Array) -> Bracket:
   """The part of the bracket that one more count leaves; keys outside it change nothing."""
+  # Enough weights reach `key`, so the answer is `key` or above. Otherwise it is below `key`.
   raises = is_enough & (key > bracket.low)
   lowers = ~is_enough & (key <= bracket.last) & (key > bracket.low)
   choose = lambda condition, new, old: jax.tree.map(functools.partial(jnp.where, condition), new, old)

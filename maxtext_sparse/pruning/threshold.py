@@ -82,6 +82,7 @@ class Contest(NamedTuple):
 
 def magnitude_ranking(weight: jax.Array, parameter: Parameter, offset: int) -> Ranking:
   """Ranks an array by |w|."""
+  # float32 has 23 bits of mantissa and bfloat16 has 7, so 16 bits of a widened bfloat16 are always zero.
   unused = 23 - min(jnp.finfo(weight.dtype).nmant, 23)
   return Ranking(parameter, offset, (weight,), keys.magnitude_key, unused)
 
@@ -118,11 +119,15 @@ def find_cuts(contests: Sequence[Contest]) -> list[Cut]:
     One Cut for each contest; `no_cut` where it has no more live keys than it may keep, and for all of them where a weight
     of any is not finite.
   """
+  # From here on every count is one vector over all contests: first those of contests[0], then those of contests[1], ...
   num_keep = counting.concatenate([contest.num_keep for contest in contests])
   live, nonfinite = _count(contests, lambda ranking, ranks, index: [ranks > 0, ranks >= INFINITY])
+  # NaN and infinity have the largest keys. One of them anywhere stops the event: no weight is cut, and the run ends.
   is_finite = ~jnp.any(counting.at_least(nonfinite, counting.split_count(1)))
   is_needed = ~counting.at_least(num_keep, live) & is_finite
   size = sum(contest.size for contest in contests)
+  # `cond` skips the search where no contest needs it. A contest that needs none beside others that do is searched too,
+  # and its answer is replaced below.
   found = lax.cond(jnp.any(is_needed), lambda: _search(contests, num_keep, live), lambda: no_cut(size))
   found = Cut(jnp.where(is_needed, found.score, 0), jnp.where(is_needed, found.tiebreak, LOWEST))
   ends = np.cumsum([contest.size for contest in contests])
@@ -131,8 +136,11 @@ def find_cuts(contests: Sequence[Contest]) -> list[Cut]:
 
 def _search(contests: Sequence[Contest], num_keep: Count, live: Count) -> Cut:
   """Scores first, then hashes among those whose score is the cut's."""
+  # The search runs on keys shifted right by their unused bits: half as many bits for bfloat16, so half as many passes.
   shift = jnp.asarray(_shifts(contests))
   none = Count(jnp.zeros_like(live.high), jnp.zeros_like(live.low))
+  # Live weights have keys from the smallest normal number to just below infinity. All live weights reach the lower end,
+  # and none is beyond the upper end.
   finite = Bracket(SMALLEST_NORMAL >> shift, (INFINITY >> shift) - 1, live, none)
 
   def count_scores(candidates: Sequence[jax.Array]) -> list[Count]:
@@ -155,6 +163,8 @@ def _search(contests: Sequence[Contest], num_keep: Count, live: Count) -> Cut:
     return _count(fenced, hits)
 
   def break_ties() -> jax.Array:
+    # Of the weights at the cut's score, `num_keep_tied` survive. Example: k = 2, three weights reach the score and one is
+    # beyond it. Then two are tied and 2 - 1 = 1 of them survives.
     num_tied = counting.subtract(found.reached, found.beyond)
     num_keep_tied = counting.subtract(num_keep, found.beyond)
     # Where the score alone is exact, the lowest hash is the answer already.
@@ -162,6 +172,7 @@ def _search(contests: Sequence[Contest], num_keep: Count, live: Count) -> Cut:
     tied = Bracket(jnp.full_like(last, LOWEST), last, num_tied, none)
     return search.narrow(count_hashes, num_keep_tied, tied).low
 
+  # The second search is rare with float32 weights, and the rule with bfloat16, where thousands of weights are equal.
   is_exact = jnp.all(counting.at_least(num_keep, found.reached))
   return Cut(score, lax.cond(is_exact, lambda: jnp.full_like(score, LOWEST), break_ties))
 
@@ -201,6 +212,7 @@ def _count(contests: Sequence[Contest], hits: Callable[[Ranking, jax.Array, _Ind
   Returns:
     For each bool array, a Count [number of contests].
   """
+  # `begin` is where a contest's entries begin in the vectors over all contests.
   found: list[list[Count]] = []
   begin = 0
   for contest in contests:
@@ -220,6 +232,7 @@ def _count_contest(contest: Contest, hits: Callable[..., list[jax.Array]], begin
       begin += size
     else:
       per_array.append(counting.count_true(bools))
+  # Each matrix is a contest of its own, or all arrays add up to one.
   join = counting.concatenate if contest.is_per_matrix else counting.sum_counts
   return [join(list(counts)) for counts in zip(*per_array)]
 

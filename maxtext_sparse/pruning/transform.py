@@ -132,6 +132,7 @@ def assert_pruned(params: Any, schedule: Schedule, step: int, is_prunable: PathF
   num_prunable = sum(weight.size for weight in weights)
   live = counting.sum_counts([counting.count_true([~keys.is_zero(weight)])[0] for weight in weights])
   num_live = int(counting.to_ints(live))
+  # The last event at or before `step` decides; before the first one every weight may be live.
   done = [keep for at, keep in zip(schedule.event_steps, schedule.keep_counts(num_prunable)) if at <= step]
   target = done[-1] if done else num_prunable
   assert num_live <= target, (
@@ -159,12 +160,15 @@ def _pruning(
       raise ValueError("params=None: magnitude pruning ranks the weights, pass them to update")
     if step is None:
       raise ValueError(f"step=None: {_RECIPE}")
+    # Shapes alone decide the plan, so it costs nothing in the compiled program.
     plan, step = plan_for(params), jnp.asarray(step).astype(jnp.int32)
+    # The inner optimizer sees the weights before the event, exactly as a dense run would.
     updates, state = inner.update(gradients, state, params, **extra_args)
     weights = _leaves_at(params, plan.paths)
     outcome = event.run_event(plan, weights, _leaves_at(gradients, plan.paths), step)
     if on_threshold is not None:
       on_threshold(outcome.threshold)
+    # Before the first event a weight may be zero by chance, from its initialisation, and is live all the same.
     is_started = step >= plan.schedule.start
 
     def pruned_update(key_path: Any, weight: jax.Array, update: jax.Array) -> jax.Array:
@@ -194,6 +198,8 @@ def _pruned_update(weight: jax.Array, update: jax.Array, keep: jax.Array) -> jax
   return jnp.where(keep, live, -wide)
 
 
+# The identity forwards. Backwards, the gradient is zero where the weight is zero. Multiplying the weight by a mask would
+# give the same gradient, but the forward pass would then read and write one more copy of the weights.
 @jax.custom_vjp
 def _mask_gradient(weight: jax.Array, is_masked: jax.Array) -> jax.Array:
   del is_masked

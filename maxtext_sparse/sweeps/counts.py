@@ -8,6 +8,7 @@ with another schedule or from a checkpoint of another run.
 import dataclasses
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.runs.active import active_sum
 from maxtext_sparse.runs.record import Plan, RunRecord
 from maxtext_sparse.schedule import Schedule
 from maxtext_sparse.sweeps.manifest import Manifest, Run
@@ -40,24 +41,9 @@ def count_active(manifest: Manifest, run: Run, schedule: Schedule) -> ActiveCoun
   """
   record = RunRecord(manifest.run_directory(run), is_writer=False)
   plan = record.read_plan() or Plan(schedule, (), run.num_prunable)
-  event = record.last_event(before=run.steps)
-  if event is None or "active_sum" not in event:  # nothing was counted, or an older version did not write the sum
-    return _scheduled(manifest, run, plan)
-  # The event at step t acts in the update of t. The sum is over the forward passes 0..t, and the next one is the first
-  # with the weights that the event left.
-  total, since, active = event["active_sum"], event["step"] + 1, event["nonzero_prunable"]
-  if plan.begin_step > since:  # The run went on with another schedule, none of whose events is due yet.
-    total += active * (plan.begin_step - since)
-    since, active = plan.begin_step, _active_at_begin(manifest, run, plan)
-  return ActiveCounts((total + active * (run.steps - since)) / run.steps, active)
-
-
-def _scheduled(manifest: Manifest, run: Run, plan: Plan) -> ActiveCounts:
-  """The counts that the plan asks for. Events before the plan came into force did not happen."""
-  begin_active, num_prunable = _active_at_begin(manifest, run, plan), plan.num_prunable
-  total = plan.schedule.active_sum(run.steps, num_prunable, plan.begin_step, begin_active)
-  events = plan.events_before(run.steps)
-  return ActiveCounts(total / run.steps, plan.keep_count(events[-1]) if events else begin_active)
+  plan = dataclasses.replace(plan, begin_active=_active_at_begin(manifest, run, plan))
+  known = active_sum(plan, record, before=run.steps)
+  return ActiveCounts(known.over(run.steps) / run.steps, known.active)
 
 
 def _active_at_begin(manifest: Manifest, run: Run, plan: Plan) -> int:

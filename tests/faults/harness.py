@@ -1,18 +1,15 @@
 """What the fault tests share: a nursery of MaxText processes, their kills, and checkpoints as files."""
 
 from collections.abc import Callable
-import json
 import os
 from pathlib import Path
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 
-from tests.hooks.harness import arguments, environment, Result, xla_flags
+from tests.hooks.harness import arguments, Result, Server, xla_flags
 
 # Events at 8, 11, ..., 50; checkpoints at 0, 4, ..., 56 and 59: some events at a checkpoint's step, some one before.
 LONG = {"steps": 60, "sparsity": 0.8, "gmp_start_step": 8, "gmp_end_step": 50, "gmp_pruning_frequency": 3}
@@ -62,32 +59,13 @@ class Child:
     os.kill(self.pid, signal.SIGTERM)
 
 
-class Nursery:
+class Nursery(Server):
   """Starts MaxText runs, each in a process of its own."""
 
   def __init__(self, folder: Path):
+    super().__init__(Path(__file__).parent / "nursery.py", folder / "nursery.log")
     self._folder = folder
-    reader, writer = os.pipe()
-    self._process = subprocess.Popen(
-      [sys.executable, str(Path(__file__).parent / "nursery.py"), str(writer)],
-      stdin=subprocess.PIPE,
-      stdout=(folder / "nursery.log").open("w"),
-      stderr=subprocess.STDOUT,
-      env=environment(),
-      pass_fds=[writer],
-      text=True,
-    )
-    os.close(writer)
-    self._replies = os.fdopen(reader)
     self._num_children = 0
-
-  def request(self, request: dict):
-    assert self._process.stdin is not None
-    self._process.stdin.write(json.dumps(request) + "\n")
-    self._process.stdin.flush()
-    reply = self._replies.readline()
-    assert reply, f"the nursery died:\n{(self._folder / 'nursery.log').read_text()[-3000:]}"
-    return json.loads(reply)
 
   def start(self, out: Path, name: str, call: str = "sparse", num_devices: int = 1, extra=None, **overrides) -> Child:
     """A run of 8 sequences a step; its final state goes to `name.npz`. `extra` are environment variables."""
@@ -103,13 +81,6 @@ class Nursery:
     child = self.start(out, name, **settings)
     assert child.wait() == 0, child.log.read_text()[-3000:]
     return Result(out, name)
-
-  def close(self) -> None:
-    assert self._process.stdin is not None
-    self._process.kill()
-    self._process.wait()
-    self._process.stdin.close()
-    self._replies.close()
 
 
 def saved_steps(out: Path, name: str) -> list[int]:

@@ -66,33 +66,50 @@ def xla_flags(num_devices: int) -> str:
   return " ".join([*kept, f"{count}={num_devices}"])
 
 
-class Worker:
-  """A process with `num_devices` fake CPU devices that trains on request."""
+class Server:
+  """A Python process that answers each request, one line of JSON, with another."""
 
-  def __init__(self, num_devices: int, log: Path):
-    self.num_devices = num_devices
-    reader, writer = os.pipe()
+  def __init__(self, script: Path, log: Path, num_devices: int = 1):
     self.log = log
-    self._process = subprocess.Popen(
-      [sys.executable, str(Path(__file__).parent / "worker.py"), str(writer)],
-      stdin=subprocess.PIPE,
-      stdout=log.open("w"),
-      stderr=subprocess.STDOUT,
-      env=environment(num_devices),
-      pass_fds=[writer],
-      text=True,
-    )
+    reader, writer = os.pipe()
+    with log.open("w") as output:
+      self._process = subprocess.Popen(
+        [sys.executable, str(script), str(writer)],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment(num_devices),
+        pass_fds=[writer],
+        text=True,
+      )
     os.close(writer)
     self._replies = os.fdopen(reader)
 
-  def ask(self, call: str, args: list[str], plugin: bool = True, save: Path | None = None, **extra) -> dict:
+  def request(self, request: dict):
     assert self._process.stdin is not None
-    request = {"call": call, "args": args, "plugin": plugin, "save": save and str(save)} | extra
     self._process.stdin.write(json.dumps(request) + "\n")
     self._process.stdin.flush()
     reply = self._replies.readline()
-    assert reply, f"the worker died:\n{self.log.read_text()[-3000:]}"
+    assert reply, f"the process died:\n{self.log.read_text()[-3000:]}"
     return json.loads(reply)
+
+  def close(self) -> None:
+    assert self._process.stdin is not None
+    self._process.kill()
+    self._process.wait()
+    self._process.stdin.close()
+    self._replies.close()
+
+
+class Worker(Server):
+  """A process with `num_devices` fake CPU devices that trains on request."""
+
+  def __init__(self, num_devices: int, log: Path):
+    super().__init__(Path(__file__).parent / "worker.py", log, num_devices)
+    self.num_devices = num_devices
+
+  def ask(self, call: str, args: list[str], plugin: bool = True, save: Path | None = None, **extra) -> dict:
+    return self.request({"call": call, "args": args, "plugin": plugin, "save": save and str(save)} | extra)
 
   def train(self, out: Path, name: str, plugin: bool = True, **overrides) -> "Result":
     """Trains to the end with the plugin, or as stock MaxText."""
@@ -107,13 +124,6 @@ class Worker:
     reply = self.ask("train", arguments(out, name, **overrides), plugin)
     assert "error" in reply, "the run was expected to fail"
     return reply
-
-  def close(self) -> None:
-    assert self._process.stdin is not None
-    self._process.kill()
-    self._process.wait()
-    self._process.stdin.close()
-    self._replies.close()
 
 
 class Result:
