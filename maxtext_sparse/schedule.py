@@ -113,6 +113,8 @@ class Schedule:
     active = num_prunable if begin_active is None else begin_active
     total, since = 0, 0
     for event, keep in zip(self.event_steps, self.keep_counts(num_prunable)):
+      # The event at step t acts in the update of t, so the forward pass of t + 1 is the first that sees it. An event at
+      # the last step of the sum changes nothing in it.
       if event < begin or event + 1 >= num_steps:
         continue
       total += active * (event + 1 - since)
