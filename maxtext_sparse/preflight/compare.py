@@ -20,7 +20,10 @@ from maxtext_sparse.preflight.hlo import added, Collective
 from maxtext_sparse.preflight.topologies import check_topology, hbm_bytes
 
 # The keys that make each program out of the config. They replace the user's.
-_OFF = ("pruning_structure=none", "gmp_start_step=-1", "gmp_end_step=-1")
+_OFF = (
+  *("pruning_structure=none", "prune_groups=[]", "min_matrix_density=0.0"),
+  *("gmp_start_step=-1", "gmp_end_step=-1"),
+)
 _PROGRAMS: dict[str, tuple[str, ...]] = {
   "dense": ("sparsity=0.0", "pruning_method=global_gradual", *_OFF),
   # Masks gradients and updates, as every step does, and never searches for a threshold.

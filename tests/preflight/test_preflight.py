@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from maxtext_sparse.config import parse_keys
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.preflight.compare import Comparison, READS_PER_EVENT, Step
+from maxtext_sparse.preflight.compare import _PROGRAMS, Comparison, READS_PER_EVENT, Step
 from maxtext_sparse.preflight.text import bars
 from maxtext_sparse.preflight.topologies import check_topology, hbm_bytes, topologies
 
@@ -52,6 +53,15 @@ def test_the_event_is_the_search_and_costs_less_over_a_period(tiny):
   assert between < tiny["sparse"]["bytes_accessed"]
   assert tiny["amortised_bytes"] < tiny["event_bytes"]
   assert tiny["amortised_bytes"] >= between - dense
+
+
+def test_the_programs_to_compare_with_prune_nothing_whatever_the_rules_are():
+  rules = {"sparsity": "0.5", "pruning_structure": "2:4", "steps": "1000"}
+  rules |= {"prune_groups": "[{match: mlp, structure: '2:4'}]", "gmp_start_step": "100", "gmp_end_step": "500"}
+  assert parse_keys(rules).is_active
+  replaced = {name: dict(word.split("=", 1) for word in words) for name, words in _PROGRAMS.items()}
+  assert not parse_keys(rules | replaced["dense"]).is_active
+  assert parse_keys(rules | replaced["between_events"]).pruning_method == "hold"
 
 
 @pytest.mark.parametrize(
