@@ -53,7 +53,7 @@ def run_module(
       try:
         main = importlib.import_module(module).main
       except (ImportError, AttributeError) as error:
-        raise ConfigError(f"MODULE={module}: not a MaxText entry point ({error})") from error
+        raise ConfigError(f"MODULE={module}: {_why_not(error)}") from error
       app.run(main, argv=[module_path(module), *merged])
 
 
@@ -79,6 +79,13 @@ def _check_module(name: str) -> None:
     raise ConfigError(f"MODULE={name}: is a folder of modules, give one of them, such as {_EXAMPLE}")
   if path.suffix == ".py" and not re.search(r"\bmain\b", path.read_text(encoding="utf-8")):
     raise ConfigError(f"MODULE={name}: has no function main, give an entry point such as {_EXAMPLE}")
+
+
+def _why_not(error: ImportError | AttributeError) -> str:
+  # Several of MaxText's trainers need packages that its pre-training does without, such as tunix.
+  if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("maxtext."):
+    return f"needs the package {error.name.partition('.')[0]}, which is not installed"
+  return f"not a MaxText entry point ({error})"
 
 
 def module_path(module: str) -> str:

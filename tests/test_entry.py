@@ -3,7 +3,7 @@
 import pytest
 
 from maxtext_sparse.config_files import read_config, stock_file
-from maxtext_sparse.entry import merged_configs
+from maxtext_sparse.entry import merged_configs, run_module
 from maxtext_sparse.errors import ConfigError
 
 
@@ -47,3 +47,13 @@ def test_options_of_other_entry_points_keep_their_place_and_their_values(write):
 def test_a_bad_argument_is_refused_before_anything_is_written(write):
   with pytest.raises(ConfigError, match="steps=4: steps=3 is given too"), merged_configs(["steps=3", "steps=4"]):
     pytest.fail("the block must not run")
+
+
+def test_a_trainer_without_its_packages_is_one_line(write, monkeypatch, capsys):
+  """As MaxText's trainers that are based on tunix, in an environment for pre-training."""
+  write("trainer.py", "import tunix_that_is_not_there.rl\ndef main(argv): pass\n")
+  monkeypatch.syspath_prepend(".")
+  with pytest.raises(SystemExit):
+    run_module("trainer", ["sparsity=0.5"], install=lambda: None)
+  told = capsys.readouterr().err.splitlines()
+  assert told[-1].endswith("MODULE=trainer: needs the package tunix_that_is_not_there, which is not installed")

@@ -216,8 +216,8 @@ class _Event:
       keep = threshold.keep_mask(ranking, threshold.slice_cut(cut, contest, index))
       if isinstance(group.rule.structure, Block):
         keep = structures.expand_blocks(keep, group.rule.structure, parameter)
-      elif isinstance(group.rule.structure, NOfM):
-        keep |= ranking.arrays[-1]
+      elif isinstance(group.rule.structure, NOfM) or group.rule.min_matrix_density > 0:
+        keep |= ranking.arrays[-1]  # the protected ones, see _without
       masks[parameter.path] = keep & ~keys.is_zero(weight)
     return masks
 

@@ -62,6 +62,7 @@ RULES = {
   "block per_matrix": PruningRule(0.5, scope="per_matrix", structure=Block(2, 2)),
   "block erk": PruningRule(0.5, scope="erk", structure=Block(2, 2)),
   "floor random": PruningRule(0.5, score="random", min_matrix_density=0.3),
+  "floor user's score": PruningRule(0.5, score=GRADIENT_SCORE, min_matrix_density=0.3),
 }
 RMS_RULES = {
   "rms": PruningRule(0.5, score="magnitude_rms"),
