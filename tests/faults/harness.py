@@ -30,13 +30,13 @@ class Child:
       self.status = self._nursery.request({"poll": self.pid})
     return self.status is None
 
-  def wait(self, timeout: float = 300) -> int:
+  def wait(self, timeout: float = 900) -> int:
     """Exit status; a run that hangs fails the test."""
     self.wait_until(lambda: not self.is_running(), timeout)
     assert self.status is not None
     return self.status
 
-  def wait_until(self, is_due: Callable[[], bool], timeout: float = 300) -> bool:
+  def wait_until(self, is_due: Callable[[], bool], timeout: float = 900) -> bool:
     """Whether `is_due` came true before the process ended."""
     deadline = time.monotonic() + timeout
     while not is_due():

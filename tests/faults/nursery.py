@@ -60,11 +60,20 @@ def main_program(args, save):
   run_module("maxtext.trainers.pre_train.train", args)
 
 
+def fine_tune(args, save):
+  """What `maxtext-sparse run maxtext.trainers.post_train.sft.train_sft_native` does."""
+  del save
+  from maxtext_sparse.entry import run_module
+
+  run_module("maxtext.trainers.post_train.sft.train_sft_native", args)
+
+
 CALLS = {
   "sparse": train,
   "stock": functools.partial(train, plugin=False),
   "explicit_masks": train_with_explicit_masks,
   "main": main_program,
+  "fine_tune": fine_tune,
 }
 
 
