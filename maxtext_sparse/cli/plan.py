@@ -51,6 +51,12 @@ ScheduleForm = Annotated[
   _schedule("Form of the schedule: geometric, cubic or linear.", "--schedule", "--pruning-schedule"),
 ]
 
+Mfu = Annotated[
+  float | None,
+  typer.Option(min=0.001, max=1.0, help="Measured utilisation, such as 0.45, instead of times at peak rates."),
+]
+Price = Annotated[float | None, typer.Option(min=0.0, help="Dollars of a chip-hour, such as 1.2.")]
+
 
 def register(app: typer.Typer) -> None:
   """Adds the commands of this module."""
@@ -144,28 +150,33 @@ def preflight(
   arguments: RunArguments = None,
   topology: Annotated[str, typer.Option(help="A TPU topology that MaxText knows, such as v5p-128.")] = ...,  # type: ignore[assignment]  # required, although a default comes before it
   slices: Annotated[int, typer.Option(min=1, help="Number of slices of that topology.")] = 1,
+  mfu: Mfu = None,
+  price: Price = None,
   jobs: Annotated[int, typer.Option(min=1, help="Compilations at a time. Each takes a core and a few GB.")] = 2,
   as_json: Json = False,
 ) -> None:
-  """Compiles the real train step for a TPU topology on this machine, dense and sparse, and compares both.
+  """Compiles the real train step for a TPU topology on this machine, dense and sparse, and says what both take.
 
-  It needs no TPU, only the libtpu that MaxText brings, and takes minutes. The exit status is 1 if the sparse step does
-  not fit into the memory of the chips.
+  It needs no TPU, only the libtpu that MaxText brings, and takes minutes. It counts FLOPs, bytes and collectives with
+  every loop, and gives the time of a step, of the gradient mask and of an event, and the hours of the run. The exit
+  status is 1 if the sparse step does not fit into the memory of the chips.
 
-  JSON: dense, between_events and sparse, each with argument_bytes, temp_bytes, output_bytes, flops, bytes_accessed and
-  collectives; added_collectives[], fits, event_bytes, amortised_bytes, bars.
+  JSON: dense and sparse, each with argument_bytes, temp_bytes, output_bytes, flops, accessed_bytes, hbm_bytes,
+  event_bytes and collectives; added_collectives[], fits, bars, peak_seconds, pace (seconds of a dense step, the mask, an
+  event), run (steps, hours, chip_hours, dollars).
 
-  Example: maxtext-sparse preflight configs/models/1b.yml --topology v5p-128 sparsity=0.8
+  Example: maxtext-sparse preflight configs/models/1b.yml --topology v5p-128 sparsity=0.8 --mfu 0.45 --price 4.2
   """
   with one_line_errors():
     from maxtext_sparse.preflight.compare import compare
-    from maxtext_sparse.preflight.text import print_comparison, to_dict
+    from maxtext_sparse.preflight.text import Options, print_comparison, to_dict
 
     comparison = compare(arguments or [], topology, slices, jobs, lambda line: print(line, file=sys.stderr, flush=True))
+    options = Options(mfu, price)
   if as_json:
-    print_json(to_dict(comparison))
+    print_json(to_dict(comparison, options))
   else:
-    print_comparison(comparison, console())
+    print_comparison(comparison, options, console())
   if not comparison.fits:
     raise typer.Exit(1)
 

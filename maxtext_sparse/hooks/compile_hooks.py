@@ -13,8 +13,8 @@ from typing import Any
 from maxtext_sparse.hooks.registry import Function
 from maxtext_sparse.hooks.settings import Settings, settings_of
 
-# Called with the settings of the config, and the compiled program or the compiler's error.
-Listener = Callable[[Settings, Any], None]
+# Called with MaxText's config, our settings in it, and the compiled program or the compiler's error.
+Listener = Callable[[Any, Settings, Any], None]
 
 _listener: contextvars.ContextVar[Listener | None] = contextvars.ContextVar("maxtext_sparse_compile", default=None)
 
@@ -35,10 +35,11 @@ def show_programs(jit_and_compile: Function) -> Function:
 
   def compile_and_show(*args: Any, **kwargs: Any) -> Any:
     listener = _listener.get()
-    settings = settings_of(signature.bind(*args, **kwargs).arguments["config"])
+    config = signature.bind(*args, **kwargs).arguments["config"]
+    settings = settings_of(config)
     if listener is None or settings is None:
       return jit_and_compile(*args, **kwargs)
-    show = functools.partial(listener, settings)
+    show = functools.partial(listener, config, settings)
     try:
       program = jit_and_compile(*args, **kwargs)
     except Exception as error:

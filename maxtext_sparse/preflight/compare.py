@@ -1,4 +1,9 @@
-"""Compiles three train steps of one config side by side: dense, between two pruning events, and at an event."""
+"""Compiles the dense and the sparse train step of one config side by side.
+
+The dense program is compiled for its memory and its collectives. What sparsity adds in time is read from the sparse
+program alone, from the operations of the gradient mask and of the event. Two programs that are compiled apart also differ
+in how their other operations are fused, so a difference of both would say little about sparsity.
+"""
 
 from collections.abc import Callable, Sequence
 import concurrent.futures
@@ -16,82 +21,135 @@ from maxtext_sparse.arguments import check_arguments, require_model
 from maxtext_sparse.config import parse_keys
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.process import last_meaningful_line
-from maxtext_sparse.preflight.hlo import added, Collective
-from maxtext_sparse.preflight.topologies import check_topology, hbm_bytes
+from maxtext_sparse.preflight.collectives import added, Collective
+from maxtext_sparse.preflight.compile import text_path
+from maxtext_sparse.preflight.hlo import parse
+from maxtext_sparse.preflight.pace import Pace
+from maxtext_sparse.preflight.roofline import Slice, StepTime, time_of
+from maxtext_sparse.preflight.tally import Work, work_of
+from maxtext_sparse.preflight.topologies import check_topology, slice_of
 
 # The keys that make each program out of the config. They replace the user's.
-_OFF = (
-  *("pruning_structure=none", "prune_groups=[]", "min_matrix_density=0.0"),
-  *("gmp_start_step=-1", "gmp_end_step=-1"),
-)
 _PROGRAMS: dict[str, tuple[str, ...]] = {
-  "dense": ("sparsity=0.0", "pruning_method=global_gradual", *_OFF),
-  # Masks gradients and updates, as every step does, and never searches for a threshold.
-  "between_events": ("sparsity=0.0", "pruning_method=hold", *_OFF),
+  "dense": (
+    *("sparsity=0.0", "pruning_method=global_gradual", "pruning_structure=none", "prune_groups=[]"),
+    *("min_matrix_density=0.0", "gmp_start_step=-1", "gmp_end_step=-1"),
+  ),
   "sparse": (),
 }
-# How often an event reads all prunable weights: once to count zeros, and then once per pass of the search, which takes up
-# to 9 passes down to a density of 0.2 (tests/pruning/test_search.py). The compiler counts a loop's body once, so it
-# counts three reads: zeros, magnitudes, ties.
-READS_PER_EVENT = 10
-_READS_IN_TEXT = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-  """The cost of one compiled train step on each device, as the compiler counts it.
-
-  Attributes:
-    argument_bytes, temp_bytes, output_bytes, alias_bytes, code_bytes: memory; `alias_bytes` is the part of the outputs
-      that overwrites arguments.
-    flops, bytes_accessed: work of the step. The body of a loop counts once.
-    collectives: what the step moves between devices.
-    out_of_memory: the compiler's sentence if the step does not fit. Nothing else is known then.
-  """
+class Memory:
+  """Bytes on each device. `alias_bytes` is the part of the outputs that overwrites arguments."""
 
   argument_bytes: int = 0
   temp_bytes: int = 0
   output_bytes: int = 0
   alias_bytes: int = 0
   code_bytes: int = 0
-  flops: float = 0.0
-  bytes_accessed: float = 0.0
-  collectives: tuple[Collective, ...] = ()
-  out_of_memory: str | None = None
 
   @property
   def total_bytes(self) -> int:
     """Memory that is in use at once. Outputs that overwrite arguments count once."""
     return self.argument_bytes + self.temp_bytes + self.output_bytes - self.alias_bytes + self.code_bytes
 
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One compiled train step on each device.
+
+  Attributes:
+    memory: what it needs.
+    work: its operations, with every loop multiplied by its trips.
+    out_of_memory: the compiler's sentence if the step does not fit. Nothing else is known then.
+  """
+
+  memory: Memory = dataclasses.field(default_factory=Memory)
+  work: Work = dataclasses.field(default_factory=Work)
+  out_of_memory: str | None = None
+
+  @property
+  def flops(self) -> float:
+    return sum(o.flops * o.times for o in self.work.step)
+
+  @property
+  def accessed_bytes(self) -> int:
+    return sum(o.accessed_bytes * o.times for o in self.work.step)
+
+  @property
+  def hbm_bytes(self) -> int:
+    return sum(o.hbm_bytes * o.times for o in self.work.step)
+
+  @property
+  def mask_bytes(self) -> int:
+    """Bytes that only the gradient mask accesses."""
+    return sum(o.mask_bytes * o.times for o in self.work.step)
+
+  @property
+  def event_bytes(self) -> int:
+    """Bytes that a pruning event accesses."""
+    return sum(o.accessed_bytes * o.times for o in self.work.event)
+
+  @property
+  def event_hbm_bytes(self) -> int:
+    return sum(o.hbm_bytes * o.times for o in self.work.event)
+
+  def collectives(self) -> list[Collective]:
+    """Those of the program's text, each once, with those of the event."""
+    return [o.collective for o in (*self.work.step, *self.work.event) if o.collective]
+
   def collective_totals(self) -> dict[str, dict[str, int]]:
-    """Maps each kind of collective to its count and its total bytes."""
+    """Maps each kind of collective to how many a step without an event runs, and to their bytes."""
     totals: dict[str, dict[str, int]] = {}
-    for collective in self.collectives:
-      total = totals.setdefault(collective.kind, {"count": 0, "bytes": 0})
-      total["count"] += 1
-      total["bytes"] += collective.num_bytes
+    for operation in self.work.step:
+      if operation.collective:
+        found = totals.setdefault(operation.collective.kind, {"count": 0, "bytes": 0})
+        found["count"] += operation.times
+        found["bytes"] += operation.times * operation.collective.num_bytes
     return dict(sorted(totals.items()))
 
 
 @dataclasses.dataclass(frozen=True)
+class RunFigures:
+  """The run that the steps belong to.
+
+  Attributes:
+    frequency: P, steps between pruning events.
+    steps, num_events: of the run.
+    num_devices: jax devices of all slices.
+    tokens_per_step: of all devices.
+    model_flops: of a step on one device, by MaxText's formula.
+    expected_flops: what the program of a dense step should count; None where we have no formula.
+  """
+
+  frequency: int
+  steps: int
+  num_events: int
+  num_devices: int
+  tokens_per_step: int
+  model_flops: float
+  expected_flops: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
-  """The three train steps of one config on one topology.
+  """The train steps of one config on one topology.
 
   Attributes:
     topology: a name that MaxText knows.
     sparsity: S of the config.
-    frequency: P, steps between pruning events.
+    run: the run that they belong to.
+    where: the devices.
     dense: the step of stock MaxText.
-    between_events: the step of a sparse run without the branch of the event.
-    sparse: the step as it runs, with the branch of the event.
+    sparse: the step as it runs; its `work.event` is what a step with a pruning event does beyond it.
   """
 
   topology: str
   sparsity: float
-  frequency: int
+  run: RunFigures
+  where: Slice
   dense: Step
-  between_events: Step
   sparse: Step
 
   @property
@@ -100,34 +158,44 @@ class Comparison:
     return not self.sparse.out_of_memory
 
   @property
-  def hbm_bytes(self) -> int | None:
-    """Memory of one device, None if it is not known."""
-    return hbm_bytes(self.topology)
+  def dense_time(self) -> StepTime:
+    return time_of(self.dense.work.step, self.where)
+
+  @property
+  def event_time(self) -> StepTime:
+    """Time that an event adds to its step, as if all weights lay in HBM.
+
+    The compiler keeps weights of a few megabytes in the memory of the core, where an event takes less.
+    """
+    in_hbm = (dataclasses.replace(o, hbm_bytes=o.accessed_bytes) for o in self.sparse.work.event)
+    return time_of(in_hbm, self.where)
+
+  @property
+  def mask_seconds(self) -> float:
+    """Time that the gradient mask adds to every step, as if all weights lay in HBM."""
+    return self.sparse.mask_bytes / self.where.device.hbm_bandwidth
 
   def added_collectives(self) -> list[Collective]:
     """The collectives of the sparse step that the dense step does not have."""
-    return added(self.dense.collectives, self.sparse.collectives)
+    return added(self.dense.collectives(), self.sparse.collectives())
 
-  def event_bytes(self) -> float:
-    """Bytes that an event step reads and writes beyond a dense step."""
-    return self._mask_bytes() + self._search_bytes()
+  def utilisation(self) -> float:
+    """Model FLOPs of a dense step over those that its time at peak rates would allow: the most that MFU can be."""
+    return self.run.model_flops / (self.dense_time.seconds * self.where.device.peak_flops)
 
-  def amortised_bytes(self) -> float:
-    """Bytes beyond a dense step, averaged over one period of P steps."""
-    return self._mask_bytes() + self._search_bytes() / self.frequency
-
-  def _mask_bytes(self) -> float:
-    return self.between_events.bytes_accessed - self.dense.bytes_accessed
-
-  def _search_bytes(self) -> float:
-    in_text = self.sparse.bytes_accessed - self.between_events.bytes_accessed
-    return in_text / _READS_IN_TEXT * READS_PER_EVENT
+  def pace(self, utilisation: float | None = None) -> Pace:
+    """How fast the run trains: at peak rates, or with a dense step at a measured utilisation of model FLOPs."""
+    dense = self.dense_time.seconds
+    if utilisation is not None:
+      dense = self.run.model_flops / (utilisation * self.where.device.peak_flops)
+    num_chips = self.where.num_chips
+    return Pace(dense, self.mask_seconds, self.event_time.seconds, self.run.tokens_per_step, num_chips)
 
 
 def compare(
   arguments: Sequence[str], topology: str, num_slices: int, num_jobs: int, tell: Callable[[str], None]
 ) -> Comparison:
-  """Compiles the three programs, each in a process of its own.
+  """Compiles both programs, each in a process of its own.
 
   Args:
     arguments: `CONFIG ... key=value ...`, as for `train`.
@@ -144,8 +212,9 @@ def compare(
   values = check_arguments([*arguments, *target])
   require_model(arguments)
   check_topology(topology)
-  if not parse_keys(values).is_active:
-    raise ConfigError("sparsity=0: this run is dense, give for example sparsity=0.8")
+  keys = parse_keys(values)
+  if not keys.is_active:
+    raise ConfigError(f"sparsity={keys.sparsity}: this run is dense, give for example sparsity=0.8")
   with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as folder:
 
     def start(name: str) -> dict[str, Any]:
@@ -160,7 +229,9 @@ def compare(
         pool.shutdown(cancel_futures=True)
         raise
   sparse = told["sparse"]
-  return Comparison(topology, sparse["sparsity"], sparse["frequency"], **{name: _step(told[name]) for name in _PROGRAMS})
+  run = RunFigures(**sparse["run"])
+  steps = {name: _step(told[name]) for name in _PROGRAMS}
+  return Comparison(topology, sparse["sparsity"], run, slice_of(topology, num_slices), **steps)
 
 
 def _compile(name: str, arguments: Sequence[str], folder: str, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -180,7 +251,8 @@ def _compile(name: str, arguments: Sequence[str], folder: str, tell: Callable[[s
   if status != 0 or not told:
     raise _failure(name, log, status)
   tell(f"{name}: compiled in {time.monotonic() - started:.0f} s")
-  return told
+  with open(text_path(out), encoding="utf-8") as file:
+    return told | {"work": work_of(parse(file.read()))}
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -206,7 +278,6 @@ def _with_keys(arguments: Sequence[str], replaced: Sequence[str]) -> list[str]:
 
 
 def _step(told: dict[str, Any]) -> Step:
-  names = {field.name for field in dataclasses.fields(Step)}
-  known = {name: value for name, value in told.items() if name in names}
-  known["collectives"] = tuple(Collective(**collective) for collective in told.get("collectives", ()))
-  return Step(**known)
+  if told.get("out_of_memory"):
+    return Step(out_of_memory=told["out_of_memory"])
+  return Step(Memory(**told["memory"]), told["work"])

@@ -1,15 +1,16 @@
-"""The TPU topologies that MaxText compiles for, and the memory of their chips."""
+"""The TPU topologies that MaxText compiles for, and their chips."""
 
 import importlib.util
 import os
 import re
+from typing import Any
 
 from maxtext_sparse.config_files import maxtext_folder
 from maxtext_sparse.errors import ConfigError, nearest
+from maxtext_sparse.preflight.chips import CHIPS
+from maxtext_sparse.preflight.roofline import Slice
 
 _TABLE = "accelerator_to_spec_map.py"
-# HBM of one jax device in GiB, from the Cloud TPU documentation. A tpu7x chip with 192 GiB is two devices.
-_HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32, "tpu7x": 96}
 
 
 def check_topology(name: str) -> None:
@@ -26,22 +27,28 @@ def check_topology(name: str) -> None:
 
 def topologies() -> list[str]:
   """Names of TPU topologies, such as v5p-128. The number counts TensorCores, and chips for v5e and v6e."""
+  return [name for name, system in _table().items() if system.platform == "tpu"]
+
+
+def slice_of(topology: str, num_slices: int = 1) -> Slice:
+  """The devices of a topology that MaxText knows."""
+  system = _table()[topology]
+  is_closed = bool(system.wrap) and any(system.wrap)
+  return Slice(CHIPS[topology.split("-")[0]], system.devices_per_slice * num_slices, is_closed)
+
+
+def _table() -> dict[str, Any]:
+  """MaxText's table of topologies; empty without MaxText."""
   folder = maxtext_folder("utils")
   if folder is None:
-    return []
+    return {}
   # The table imports nothing, and its package would import jax.
   spec = importlib.util.spec_from_file_location("maxtext_topologies", os.path.join(folder, _TABLE))
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  table = module.UserFacingNameToSystemCharacteristics
-  return [name for name, system in table.items() if system.platform == "tpu"]
-
-
-def hbm_bytes(topology: str) -> int | None:
-  """Memory of one device, None for a generation that we do not know."""
-  gib = _HBM_GIB.get(topology.split("-")[0])
-  return gib * 2**30 if gib else None
+  table: dict[str, Any] = module.UserFacingNameToSystemCharacteristics
+  return table
 
 
 def _listed(names: list[str]) -> str:

@@ -52,7 +52,9 @@ def run_event(plan: PruningPlan, weights: Arrays, gradients: Arrays, step: jax.A
   # The last event at or before this step; only read where there is one at this step.
   index = jnp.maximum(jnp.sum(steps <= step, dtype=jnp.int32) - 1, 0)
   event = _Event(plan, weights, gradients, index)
-  outcome: Outcome = lax.cond(jnp.any(steps == step), event.outcome, lambda: _no_event(plan, weights))
+  # The scopes named here and below are what `preflight` finds the cost of an event by.
+  with jax.named_scope("pruning_event"):
+    outcome: Outcome = lax.cond(jnp.any(steps == step), event.outcome, lambda: _no_event(plan, weights))
   return outcome
 
 

@@ -148,7 +148,8 @@ def _search(contests: Sequence[Contest], num_keep: Count, live: Count) -> Cut:
     bounds = [candidate << shift for candidate in candidates]
     return _count(fenced, lambda ranking, ranks, index: [ranks >= index(bound) for bound in bounds])
 
-  found = search.narrow(count_scores, num_keep, finite)
+  with jax.named_scope("score_passes"):
+    found = search.narrow(count_scores, num_keep, finite)
   score = found.low << shift
 
   def count_hashes(candidates: Sequence[jax.Array]) -> list[Count]:
@@ -170,7 +171,8 @@ def _search(contests: Sequence[Contest], num_keep: Count, live: Count) -> Cut:
     # Where the score alone is exact, the lowest hash is the answer already.
     last = jnp.where(counting.at_least(num_keep, found.reached), LOWEST, HIGHEST)
     tied = Bracket(jnp.full_like(last, LOWEST), last, num_tied, none)
-    return search.narrow(count_hashes, num_keep_tied, tied).low
+    with jax.named_scope("tie_passes"):
+      return search.narrow(count_hashes, num_keep_tied, tied).low
 
   # The second search is rare with float32 weights, and the rule with bfloat16, where thousands of weights are equal.
   is_exact = jnp.all(counting.at_least(num_keep, found.reached))

@@ -212,7 +212,8 @@ def _mask_gradient_fwd(weight: jax.Array, is_masked: jax.Array) -> tuple[jax.Arr
 
 def _mask_gradient_bwd(residuals: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None]:
   weight, is_masked = residuals
-  return jnp.where(is_masked & keys.is_zero(weight), jnp.zeros_like(gradient), gradient), None
+  with jax.named_scope("gradient_mask"):
+    return jnp.where(is_masked & keys.is_zero(weight), jnp.zeros_like(gradient), gradient), None
 
 
 _mask_gradient.defvjp(_mask_gradient_fwd, _mask_gradient_bwd)

@@ -81,3 +81,13 @@ def test_any_keys_take_seventeen_passes_at_most(draw, num_keep):
   key, reached, num_passes = search(keys, num_keep, LOWEST, HIGHEST)
   assert_found(keys, num_keep, key, reached)
   assert num_passes <= 17
+
+
+@pytest.mark.parametrize("num_tied", [3, 60, 4_000])
+def test_a_few_passes_decide_between_equal_weights(num_tied):
+  """As many as have one magnitude among 10^8 to 10^11 weights; `preflight` counts two passes."""
+  hashes = np.random.default_rng(0).integers(LOWEST, HIGHEST, num_tied, dtype=np.int32)
+  for num_keep in (1, num_tied // 3, num_tied - 1):
+    key, reached, num_passes = search(hashes, num_keep, LOWEST, HIGHEST)
+    assert_found(hashes, num_keep, key, reached)
+    assert num_passes <= 6
