@@ -1,5 +1,8 @@
 """Fixtures: one worker process per device count for the whole session."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tests.hooks.harness import Worker
@@ -37,11 +40,16 @@ def sparse_run(worker, out):
 
 @pytest.fixture(scope="session")
 def text_data(tmp_path_factory):
-  """Settings for real text through grain: a small corpus from the interpreter's standard library."""
+  """Settings for real text through grain."""
+  return text_settings(tmp_path_factory.mktemp("corpus") / "corpus", train_chars=400_000)
+
+
+def text_settings(folder: Path, train_chars: int) -> dict[str, Any]:
+  """Writes a small corpus from the interpreter's standard library; the MaxText keys that read it."""
   from maxtext_sparse.local.corpus import build_corpus, CorpusSettings
 
-  settings = CorpusSettings(train_chars=400_000, eval_chars=40_000, vocab_size=512)
-  corpus = build_corpus(str(tmp_path_factory.mktemp("corpus") / "corpus"), settings=settings)
+  settings = CorpusSettings(train_chars=train_chars, eval_chars=40_000, vocab_size=512)
+  corpus = build_corpus(str(folder), settings=settings)
   return {
     "dataset_type": "grain",
     "grain_file_type": "parquet",

@@ -1,0 +1,110 @@
+"""The JobSet that `launch xpk` makes, executed: two hosts, a bucket, lost hosts, and runs that cannot work."""
+
+import itertools
+import json
+
+import pytest
+
+from maxtext_sparse.runs.metrics import once_per_step, read_rows, train_rows
+from tests.cluster.conftest import call, flags
+from tests.cluster.jobset_runner import JobSetRunner, kill_pod
+from tests.faults import bucket
+from tests.hooks.conftest import text_settings
+from tests.hooks.harness import arguments, environment
+
+pytestmark = pytest.mark.slow
+
+RUN = {
+  "sparsity": 0.8,
+  "steps": 24,
+  "gmp_start_step": 4,
+  "gmp_end_step": 18,
+  "gmp_pruning_frequency": 2,
+  "checkpoint_period": 6,
+  "enable_checkpointing": True,
+  "async_checkpointing": False,
+  "per_device_batch_size": 4,
+}
+OF_THE_MACHINE = ("hardware", "skip_jax_distributed_system")
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory):
+  with bucket.emulator(tmp_path_factory.mktemp("emulator") / "log") as port:
+    yield port
+
+
+@pytest.fixture(scope="module")
+def short_text(tmp_path_factory):
+  """Text for about a hundred steps."""
+  return text_settings(tmp_path_factory.mktemp("corpus") / "corpus", train_chars=40_000) | {"num_epoch": 1}
+
+
+@pytest.fixture
+def launch(tmp_path, port, xpk_path):
+  """Makes the manifest of a run on two hosts with the shipped command, and the runner that executes it."""
+  numbers = itertools.count()
+
+  def start(name, max_restarts=3, **overrides):
+    given = arguments(tmp_path, name, **(RUN | {"base_output_directory": f"{bucket.URL}/runs"} | overrides))
+    words = [word for word in given if word.partition("=")[0] not in OF_THE_MACHINE]
+    status, output, errors = call(
+      *("launch", "xpk", "base.yml", *words, "--dry-run", "--json"),
+      *flags(**{"tpu-type": "v5litepod-8", "max-restarts": max_restarts}),
+      "--env=JAX_PLATFORMS=cpu",
+      XPK=xpk_path,
+    )
+    assert status == 0, errors
+    kept = {key: value for key, value in environment().items() if key in ("PYTHONPATH", "HOME", "XLA_FLAGS")}
+    variables = kept | bucket.variables(port)
+    return JobSetRunner(json.loads(output)["manifest"], tmp_path / f"pods{next(numbers)}", variables)
+
+  return start
+
+
+def losses(tmp_path, name):
+  rows = train_rows(once_per_step(read_rows(str(tmp_path / f"{name}.jsonl"))))
+  return {row["step"]: (row["learning/loss"], row["pruning/nonzero_prunable"]) for row in rows}
+
+
+def when_saved(port, name, step, harm):
+  """Does harm to the second pod once a checkpoint is complete."""
+
+  def disturb(pods):
+    if step not in bucket.saved_steps(port, f"runs/{name}"):
+      return False
+    harm(pods[1])
+    return True
+
+  return disturb
+
+
+def test_two_hosts_run_to_the_end_and_a_lost_host_changes_nothing(launch, port, tmp_path):
+  quiet = launch("quiet")
+  assert quiet.num_pods == 2
+  assert quiet.run() == "Completed", quiet.log(0, 0)[-3000:]
+  expected = bucket.events(port, "runs/quiet")
+  assert len(expected) == 8
+  # A preempted host gets SIGTERM and saves. A host that is lost gets nothing.
+  for name, harm in (("preempted", lambda pod: pod.terminate()), ("lost", kill_pod)):
+    runner = launch(name)
+    assert runner.run(when_saved(port, name, 6, harm)) == "Completed", runner.log(runner.num_restarts, 0)[-3000:]
+    assert runner.num_restarts == 1, runner.attempts
+    known = lambda event: {key: value for key, value in event.items() if key != "threshold"}
+    assert [known(e) for e in bucket.events(port, f"runs/{name}")] == [known(e) for e in expected]
+    assert losses(tmp_path, name).items() <= losses(tmp_path, "quiet").items()
+
+
+def test_a_config_that_cannot_work_fails_at_once(launch):
+  runner = launch("impossible", prune_include="[no_such_matrix]")
+  assert runner.run() == "Failed"
+  assert runner.num_restarts == 0 and 2 in runner.attempts[0], runner.attempts
+  assert "no_such_matrix" in runner.log(0, 0)
+
+
+def test_data_that_runs_out_restarts_a_bounded_number_of_times(launch, short_text):
+  runner = launch("short", max_restarts=1, steps=400, gmp_end_step=380, checkpoint_period=50, **short_text)
+  assert runner.run() == "Failed"
+  assert runner.num_restarts == 1
+  assert all(1 in statuses for statuses in runner.attempts), runner.attempts
+  assert "give it more data" in runner.log(1, 0)
