@@ -207,11 +207,12 @@ def plot(
 ) -> None:
   """Draws a figure from runs, as PNG and SVG.
 
-  pairs: N(t) and loss of sparse and dense runs of equal average size (Figure 1). compute: loss against effective
-  compute with its knee (Figure 2). accuracy: predicted against actual loss (Figure 3). schedules: bars of a schedule
-  sweep (Figure 4). rates: batch size against learning rate (Figure 5). phases: start and duration of pruning
-  (Figure 6). density: what is left of each matrix of a run. isoflop: loss against size at equal effective compute, with
-  the optimum. frontier: final size against loss at equal effective compute, dense and sparse.
+  pairs: N(t) and loss of sparse and dense runs of equal average size (Figure 1). gap: loss of sparse runs minus that of
+  their dense twins, against tokens for each weight. compute: loss against effective compute with its knee (Figure 2).
+  accuracy: predicted against actual loss (Figure 3). schedules: bars of a schedule sweep (Figure 4). rates: batch size
+  against learning rate (Figure 5). phases: start and duration of pruning (Figure 6). density: what is left of each
+  matrix of a run. isoflop: loss against size at equal effective compute, with the optimum. frontier: final size against
+  loss at equal effective compute, dense and sparse.
 
   Example: maxtext-sparse plot accuracy RUNS.csv --law average --out figures
   """

@@ -80,10 +80,10 @@ def demo(
     str, typer.Option(help="Folder for the corpus, the runs and the results. The next call reuses it.")
   ] = "demo_out",
   steps: Annotated[int | None, typer.Option(help="Training steps of each run, if not those of the recipe.")] = None,
-  sparsity: Annotated[float, typer.Option(help="Final fraction of prunable weights that is removed.")] = 0.8,
+  sparsity: Annotated[float, typer.Option(help="Final fraction of prunable weights that is removed.")] = 0.4,
   as_json: Json = False,
 ) -> None:
-  """Trains a dense and a sparse model on real text in minutes, offline, on the CPU of a laptop.
+  """Trains a sparse model and its dense twin on real text in minutes, offline, on the CPU of a laptop.
 
   Example: maxtext-sparse demo --out demo_out
   """

@@ -1,4 +1,4 @@
-"""The demo from end to end: makes the corpus, trains a dense and a sparse model on it, and compares the two.
+"""The demo from end to end: makes the corpus, trains a dense model, a sparse one and its dense twin, and compares them.
 
 One folder holds everything: `corpus/`, `runs/`, `jax_cache/`, and the results `result.json`, `demo.png` and `demo.svg`.
 The next call uses again what is finished there, and goes on with an interrupted run from its last checkpoint. This
@@ -17,15 +17,19 @@ from rich.console import Console
 
 from maxtext_sparse.demo import text, training
 from maxtext_sparse.demo.results import read_results, RunResult
+from maxtext_sparse.demo.twin import find_twin
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks import maxtext_version
-from maxtext_sparse.local.corpus import build_corpus, Corpus
+from maxtext_sparse.local.corpus import build_corpus, Corpus, CorpusSettings
 from maxtext_sparse.local.progress import run_progress
+from maxtext_sparse.plan.twins import Twin
 from maxtext_sparse.runs.files import folder_lock, LOCK_FILE, replace_json
 from maxtext_sparse.terminal import say
 
-DEFAULT_STEPS = 600
-# Room for the corpus, the checkpoints of two runs while they are replaced, and the compiled programs.
+DEFAULT_STEPS = 500
+# At this size, sparser runs end far above their twins (`configs/README.md`).
+DEFAULT_SPARSITY = 0.4
+# Room for the corpus, the checkpoints of four runs while they are replaced, and the compiled programs.
 NEEDED_BYTES = 300_000_000
 _NEEDED_MODULES = ("pyarrow", "sentencepiece", "matplotlib", "pandas")
 _CORPUS, _RUNS, _CACHE, _RESULT, _FIGURE = "corpus", "runs", "jax_cache", "result.json", "demo"
@@ -34,8 +38,10 @@ _OWN_FILES = frozenset({_CORPUS, _RUNS, _CACHE, _RESULT, f"{_FIGURE}.png", f"{_F
 _INTERRUPTED_STATUS = 130
 
 
-def run_demo(out: str, *, steps: int | None = None, sparsity: float = 0.8, as_json: bool = False) -> dict[str, Any]:
-  """Makes the corpus, trains a dense and a sparse model on it, prints the comparison and returns it.
+def run_demo(
+  out: str, *, steps: int | None = None, sparsity: float = DEFAULT_SPARSITY, as_json: bool = False
+) -> dict[str, Any]:
+  """Makes the corpus, trains a dense and a sparse model and the dense twin on it, prints the comparison and returns it.
 
   Args:
     out: folder for everything. It is made if it is missing, and the next call uses it again.
@@ -55,38 +61,39 @@ def run_demo(out: str, *, steps: int | None = None, sparsity: float = 0.8, as_js
   out = os.path.abspath(os.path.expanduser(out))
   console = Console(stderr=as_json)
   with _failures_in_one_line(out), _own_folder(out):
-    corpus, specs = _train_all(out, steps, sparsity, console)
-    results, curves = read_results(*specs, schedule)
-    titles = dict(zip(results, (spec.title for spec in specs)))
+    shape, twin = find_twin(training.recipe_file(), schedule, steps, sparsity)
+    corpus, runs = _train_all(out, steps, sparsity, twin, console)
+    results, curves = read_results(runs, schedule, shape, twin)
+    titles = dict(zip(results, (runs.dense.title, runs.sparse.title, "dense twin"), strict=True))
     # matplotlib is loaded only now.
     from maxtext_sparse.plots.demo import save_demo
 
     figure = save_demo(os.path.join(out, _FIGURE), curves, titles)
-    result = _to_dict(out, figure, steps, sparsity, version, corpus, results)
+    result = _to_dict(out, figure, steps, sparsity, version, corpus, results) | {
+      "neighbours": twin.to_dict()["neighbours"]
+    }
     replace_json(os.path.join(out, _RESULT), result)
-  text.print_comparison(console, results, titles, steps)
+  text.print_comparison(console, results, titles, twin, steps)
   say(console, f"curves: {figure}")
   return result
 
 
-def _train_all(
-  out: str, steps: int, sparsity: float, console: Console
-) -> tuple[Corpus, tuple[training.RunSpec, training.RunSpec]]:
-  """Makes the corpus and trains both runs, as far as they are not finished."""
+def _train_all(out: str, steps: int, sparsity: float, twin: Twin, console: Console) -> tuple[Corpus, training.Runs]:
+  """Makes the corpus and trains all runs, as far as they are not finished."""
   corpus_directory = os.path.join(out, _CORPUS)
   if not os.path.isdir(corpus_directory):
     _check_room(out)
-  corpus = build_corpus(corpus_directory)
+  corpus = build_corpus(corpus_directory, settings=CorpusSettings(vocab_size=training.vocab_size()))
   text.print_data(console, corpus, steps)
-  specs = training.plan_runs(os.path.join(out, _RUNS), corpus, steps, sparsity)
-  for spec in specs:
+  runs = training.plan_runs(os.path.join(out, _RUNS), corpus, steps, sparsity, twin)
+  for spec in runs.all:
     if spec.is_finished:
       say(console, f"{spec.title}: finished before, {spec.directory}")
       continue
     _check_room(out)
     with run_progress(console, spec.title, steps) as reporter:
       training.train(spec, corpus, os.path.join(out, _CACHE), reporter)
-  return corpus, specs
+  return corpus, runs
 
 
 @contextlib.contextmanager
@@ -153,4 +160,6 @@ def _to_dict(
     "train_chars": corpus.train_chars,
     "eval_chars": corpus.eval_chars,
     "runs": {name: result.to_dict() for name, result in results.items()},
+    "sparse_minus_twin": results["sparse"].eval_loss - results["twin"].eval_loss,
+    "times_smaller_than_twin": results["twin"].final_params / results["sparse"].final_params,
   }

@@ -8,8 +8,11 @@ from rich.console import Console
 from maxtext_sparse.demo.results import RunResult
 from maxtext_sparse.demo.training import tokens_per_step
 from maxtext_sparse.local.corpus import Corpus
+from maxtext_sparse.plan.twins import Twin
 from maxtext_sparse.terminal import new_table, say
 
+# Tokens for each prunable weight in the paper's runs.
+_ENOUGH = 200
 # A matrix with a smaller density than this hardly does anything any more.
 COLLAPSED = 0.01
 
@@ -26,35 +29,56 @@ def print_data(console: Console, corpus: Corpus, steps: int) -> None:
   say(console, f"length: {steps:,} steps of {tokens:,} tokens for each run, {steps * tokens:,} tokens")
 
 
-def print_comparison(console: Console, results: Mapping[str, RunResult], titles: Mapping[str, str], steps: int) -> None:
-  """Prints the figures of both runs, and what to keep in mind about them: a collapsed matrix, and the short training.
+def print_comparison(
+  console: Console, results: Mapping[str, RunResult], titles: Mapping[str, str], twin: Twin, steps: int
+) -> None:
+  """Prints the figures of all runs, what they mean, and what to keep in mind about them.
 
   Args:
     console: where to.
-    results: name of each run -> its figures.
+    results: `dense`, `sparse` and `twin` -> its figures.
     titles: name of each run -> what it is called.
+    twin: the dense runs of which the twin's figures are made.
     steps: number of steps of each run.
   """
   table = new_table(
-    ["", *(titles[name] for name in results)], title="A dense and a sparse run on Python's own source text"
+    ["", *(titles[name] for name in results)],
+    title="A sparse run and the dense run of its average size, on the same tokens",
   )
   for label, shown in _LINES.items():
     table.add_row(label, *(shown(result) for result in results.values()))
   console.print(table)
+  say(console, conclusion(results["sparse"], results["twin"]))
+  if len(twin.neighbours) > 1:
+    sizes = " and ".join(f"{neighbour.num_prunable:,}" for neighbour in twin.neighbours)
+    say(console, f"The twin's figures lie between those of two dense runs, with {sizes} parameters.")
   for name, result in results.items():
     if result.thinnest_density < COLLAPSED:
       left = f"{result.thinnest_density:.2%} of its weights are left"
       say(console, f"{titles[name]}: {result.thinnest_matrix} has collapsed, {left}")
   tokens = steps * tokens_per_step()
-  prunable = max(result.final_params for result in results.values())
-  ratio = f"{tokens / prunable:.2g} for each prunable weight"
-  say(console, f"These runs are short: {tokens:,} tokens, {ratio}. The paper's runs have more than 200.")
+  ratio = tokens / results["dense"].final_params
+  say(console, f"Each run read {tokens:,} tokens, {ratio:.3g} for each prunable weight of the sparse one.")
+  if ratio < _ENOUGH:
+    say(console, f"That is short: the paper's runs have more than {_ENOUGH}, and shorter sparse runs end worse.")
+
+
+def conclusion(sparse: RunResult, twin: RunResult) -> str:
+  """What the numbers say about the claim of the paper, in one sentence."""
+  gap = sparse.eval_loss - twin.eval_loss
+  side = "above" if gap > 0 else "below"
+  return (
+    f"With the same tokens and about the same training compute, the sparse run ends {abs(gap):.3f} {side} its dense twin "
+    f"({100 * abs(gap) / twin.eval_loss:.1f} % of the loss), and has {twin.final_params / sparse.final_params:.2f} times "
+    "fewer parameters at the end."
+  )
 
 
 def _thinnest(result: RunResult) -> str:
   if result.thinnest_matrix is None:
     return "-"
-  name = result.thinnest_matrix.removeprefix("decoder/").removeprefix("layers/").replace("/kernel", "")
+  # Only the end of the path, so that the table fits into 80 columns.
+  name = result.thinnest_matrix.replace("/kernel", "").rpartition("/")[2]
   return f"{result.thinnest_density:.1%} {name}"
 
 
@@ -64,7 +88,7 @@ _LINES: dict[str, Callable[[RunResult], str]] = {
   "parameters at the end": lambda result: f"{result.final_params:,}",
   "average parameters": lambda result: f"{result.average_params:,.0f}",
   "effective FLOPs": lambda result: f"{result.effective_flops:.3g}",
-  "density at the end": lambda result: f"{result.density:.1%}",
+  "exported bytes (bf16)": lambda result: f"{result.export_bytes:,}",
   "thinnest matrix": _thinnest,
   "wall time (s)": lambda result: f"{result.seconds:.0f}",
 }

@@ -20,6 +20,7 @@ from maxtext_sparse.config_files import read_config
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.corpus import Corpus, refuse_foreign
 from maxtext_sparse.local.process import child_environment, TrainingProcess
+from maxtext_sparse.plan.twins import Twin
 from maxtext_sparse.runs.files import replace_json
 from maxtext_sparse.runs.metrics import latest_rows, Row
 from maxtext_sparse.schedule import build_schedule, Schedule
@@ -82,6 +83,20 @@ class RunSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class Runs:
+  """The demo's runs: dense, sparse, and the dense twin of the sparse run or its two neighbours."""
+
+  dense: RunSpec
+  sparse: RunSpec
+  neighbours: tuple[RunSpec, ...]
+
+  @property
+  def all(self) -> tuple[RunSpec, ...]:
+    """In the order in which they train."""
+    return (self.dense, self.sparse, *self.neighbours)
+
+
+@dataclasses.dataclass(frozen=True)
 class Intervals:
   """Numbers of steps between pruning events, evaluations and checkpoints."""
 
@@ -91,7 +106,7 @@ class Intervals:
 
 
 def intervals(steps: int) -> Intervals:
-  """The intervals of a run: about 25 pruning events, 6 evaluations and 10 checkpoints.
+  """The intervals of a run: about 50 to 60 pruning events, 6 evaluations and 10 checkpoints.
 
   No checkpoint interval divides the last step. MaxText would write that checkpoint before the last evaluation, and a run
   that is killed between the two would find nothing left to do when it is started again. The checkpoint that MaxText
@@ -100,7 +115,7 @@ def intervals(steps: int) -> Intervals:
   checkpoint = max(2, steps // 10)
   while (steps - 1) % checkpoint == 0:
     checkpoint += 1
-  return Intervals(max(1, steps // 60), max(1, steps // 6), checkpoint)
+  return Intervals(max(1, steps // 125), max(1, steps // 6), checkpoint)
 
 
 def sparse_schedule(steps: int, sparsity: float) -> Schedule:
@@ -112,20 +127,28 @@ def sparse_schedule(steps: int, sparsity: float) -> Schedule:
   if steps < SMALLEST_STEPS:
     raise ConfigError(f"steps={steps}: the demo needs at least {SMALLEST_STEPS}")
   if sparsity == 0:
-    raise ConfigError("sparsity=0: the demo compares with a dense run anyway, give something between 0 and 1")
+    raise ConfigError("sparsity=0: the demo compares with dense runs anyway, give something between 0 and 1")
   keys = {"sparsity": sparsity, "gmp_pruning_frequency": intervals(steps).pruning}
   return build_schedule(parse_keys(keys), steps)
 
 
-def plan_runs(directory: str, corpus: Corpus, steps: int, sparsity: float) -> tuple[RunSpec, RunSpec]:
-  """The dense and the sparse run, in folders below `directory`. They have the same recipe, seed and data."""
+def plan_runs(directory: str, corpus: Corpus, steps: int, sparsity: float, twin: Twin) -> Runs:
+  """All runs, in folders below `directory`. They have the same recipe, seed and data."""
   every = intervals(steps)
   common = (f"steps={steps}", f"eval_interval={every.evaluation}", f"checkpoint_period={every.checkpoint}")
-  sparse = (f"sparsity={sparsity}", f"gmp_pruning_frequency={every.pruning}")
+  pruned = (f"sparsity={sparsity}", f"gmp_pruning_frequency={every.pruning}")
   percent = f"{100 * sparsity:g}"
-  return (
-    _spec(directory, f"dense_{steps}", "dense", steps, common, corpus),
-    _spec(directory, f"sparse{percent}_{steps}", f"sparse {percent} %", steps, common + sparse, corpus),
+
+  def spec(name: str, title: str, overrides: tuple[str, ...] = ()) -> RunSpec:
+    return _spec(directory, f"{name}_{steps}", title, steps, common + overrides, corpus)
+
+  return Runs(
+    spec("dense", "dense"),
+    spec(f"sparse{percent}", f"sparse {percent} %", pruned),
+    tuple(
+      spec(f"twin{neighbour.num_prunable}", f"dense twin, {neighbour.num_prunable:,} weights", neighbour.overrides)
+      for neighbour in twin.neighbours
+    ),
   )
 
 
@@ -138,6 +161,11 @@ def tokens_per_step() -> int:
   """Number of tokens in a batch of the recipe, which trains on one device."""
   recipe = read_config(recipe_file())
   return int(recipe["per_device_batch_size"] * recipe["max_target_length"])
+
+
+def vocab_size() -> int:
+  """Number of tokens in the recipe's vocabulary."""
+  return int(read_config(recipe_file())["vocab_size"])
 
 
 def train(spec: RunSpec, corpus: Corpus, cache: str, report: Callable[[Row, Row], None]) -> None:

@@ -94,7 +94,8 @@ def read_documents(path: str | None) -> list[str]:
   if path is None:
     import sysconfig
 
-    from maxtext_sparse.local.corpus import CorpusSettings, read_files, split_files
+    from maxtext_sparse.local.corpus import CorpusSettings, split_files
+    from maxtext_sparse.local.sources import read_files
 
     return split_files(read_files(sysconfig.get_path("stdlib")), CorpusSettings())[1]
   try:

@@ -37,10 +37,17 @@ class Shape:
   vocab: int = _VOCAB
 
   @property
+  def matrices(self) -> list[tuple[int, int]]:
+    """(outputs, inputs) of each linear layer: query, key, value, output, three feed-forward matrices; the head last."""
+    query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+    attention = [(query, self.emb), (key, self.emb), (key, self.emb), (self.emb, query)]
+    feed_forward = [(self.mlp, self.emb), (self.mlp, self.emb), (self.emb, self.mlp)]
+    return self.layers * (attention + feed_forward) + [(self.vocab, self.emb)]
+
+  @property
   def prunable(self) -> int:
-    """Weights of all linear layers: query and output, key and value, three feed-forward matrices, and the head."""
-    attention = 2 * self.emb * self.head_dim * (self.heads + self.kv_heads)
-    return self.layers * (attention + 3 * self.emb * self.mlp) + self.emb * self.vocab
+    """Weights of all linear layers."""
+    return sum(outputs * inputs for outputs, inputs in self.matrices)
 
   @property
   def total(self) -> int:

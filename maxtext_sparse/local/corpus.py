@@ -1,4 +1,4 @@
-"""Real text without a network: the source text of Python's standard library as documents, and a vocabulary for it.
+"""Real text without a network: the source text of this machine's Python as documents, and a vocabulary for it.
 
 One folder holds the corpus: `train.parquet eval.parquet vocabulary.model manifest.json`. It is built under another name
 and then renamed, so that it is complete or does not exist. The manifest holds a fingerprint of the text and of the
@@ -17,14 +17,10 @@ import tempfile
 from typing import Any
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.local.sources import digest_of, read_files, read_packages
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
-# Not read: packages of other people, tests (some systems do not have them) and tables of code points.
-_SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings"})
-# Begins the names of files that are written when Python is built, and that differ between machines.
-_SKIPPED_PREFIX = "_sysconfigdata"
-_SUFFIXES = (".py", ".txt")
 _SMALLEST_NUM_HELD_OUT = 8
 # The vocabulary is trained on this many characters. More of them take longer and change little.
 _VOCABULARY_CHARS = 2_000_000
@@ -59,12 +55,15 @@ class CorpusSettings:
     eval_chars: characters of held-out text. Whole files are held out, so that the real number is a little higher.
     document_chars: length of the longest document. Files are cut at line ends, and the pieces are shuffled.
     vocab_size: number of tokens in the vocabulary, of which 256 are single bytes.
+    packages: whether the installed packages give the training text that the standard library lacks. The held-out text
+      is that of the standard library in any case.
   """
 
   train_chars: int = 8_000_000
   eval_chars: int = 400_000
   document_chars: int = 2_600
   vocab_size: int = 2_048
+  packages: bool = False
 
   @property
   def smallest_chars(self) -> int:
@@ -112,14 +111,14 @@ def build_corpus(directory: str, source: str | None = None, settings: CorpusSett
   Args:
     directory: a folder for the corpus alone; its parent must exist.
     source: a folder of text files, that of the standard library if None.
-    settings: sizes.
+    settings: sizes, and whether packages are read.
 
   Raises:
     ConfigError: `source` has too little text, or `directory` holds something else.
   """
   refuse_foreign(directory, _MANIFEST)
   source = source or sysconfig.get_path("stdlib")
-  files = read_files(source)
+  files = _all_files(source, settings)
   fingerprint = _fingerprint(files, settings)
   manifest = _read_manifest(directory)
   if manifest.get("fingerprint") != fingerprint:
@@ -127,13 +126,6 @@ def build_corpus(directory: str, source: str | None = None, settings: CorpusSett
     manifest = _build(directory, files, settings, fingerprint)
     return Corpus(directory, fingerprint, manifest["train_chars"], manifest["eval_chars"])
   return Corpus(directory, fingerprint, manifest["train_chars"], manifest["eval_chars"], is_reused=True)
-
-
-def read_files(source: str) -> dict[str, str]:
-  """Relative path -> text of each file below `source`. The order is that of a hash of the path, the same everywhere."""
-  paths = sorted(_text_paths(source), key=_digest)
-  texts = {path: _read_text(os.path.join(source, path)) for path in paths}
-  return {path: text for path, text in texts.items() if text.strip()}
 
 
 def split_files(files: dict[str, str], settings: CorpusSettings) -> tuple[list[str], list[str]]:
@@ -197,6 +189,15 @@ def refuse_foreign(directory: str, marker: str) -> None:
     raise ConfigError(f"{directory}: has files that are not the demo's, give another --out")
 
 
+def _all_files(source: str, settings: CorpusSettings) -> dict[str, str]:
+  """The files of `source`, and those of packages until there is enough text."""
+  files = read_files(source)
+  lacking = settings.train_chars + settings.eval_chars - sum(map(len, files.values()))
+  if not settings.packages or lacking <= 0:
+    return files
+  return files | read_packages(sysconfig.get_path("purelib"), lacking, set(files.values()))
+
+
 def _build(directory: str, files: dict[str, str], settings: CorpusSettings, fingerprint: str) -> dict[str, Any]:
   train, held_out = split_files(files, settings)
   manifest: dict[str, Any] = {
@@ -238,25 +239,9 @@ def _remove_leftovers(parent: str, name: str) -> None:
       shutil.rmtree(os.path.join(parent, entry), ignore_errors=True)
 
 
-def _text_paths(source: str) -> Iterator[str]:
-  for folder, subfolders, names in os.walk(source):
-    subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS]
-    for name in names:
-      if name.endswith(_SUFFIXES) and not name.startswith(_SKIPPED_PREFIX):
-        yield os.path.relpath(os.path.join(folder, name), source).replace(os.sep, "/")
-
-
-def _read_text(path: str) -> str:
-  try:
-    with open(path, encoding="utf-8", newline="") as file:
-      return file.read().replace("\r\n", "\n").replace("\0", "")
-  except (OSError, UnicodeDecodeError):
-    return ""  # A few library files have other encodings, and some systems have links to missing files.
-
-
 def _shuffled_documents(files: dict[str, str], paths: Sequence[str], limit: int) -> list[str]:
   pieces = [(path, n, piece) for path in paths for n, piece in enumerate(cut_at_lines(files[path], limit))]
-  return [piece for path, n, piece in sorted(pieces, key=lambda entry: _digest(f"{entry[0]}#{entry[1]}"))]
+  return [piece for path, n, piece in sorted(pieces, key=lambda entry: digest_of(f"{entry[0]}#{entry[1]}"))]
 
 
 def _sample(documents: Sequence[str], num_chars: int) -> Iterator[str]:
@@ -291,10 +276,6 @@ def _read_manifest(directory: str) -> dict[str, Any]:
   except (OSError, ValueError):
     return {}
   return manifest if isinstance(manifest, dict) else {}
-
-
-def _digest(text: str) -> str:
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _last_line(error: Exception) -> str:

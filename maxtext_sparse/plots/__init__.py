@@ -11,6 +11,7 @@ from maxtext_sparse.laws.forms import LAWS
 # Name on the command line -> module of this package and function: (inputs, law names) -> figure, numbers to report.
 FIGURES = {
   "pairs": ("pairs", "draw_pairs"),
+  "gap": ("gap", "draw_gap"),
   "compute": ("compute", "draw_compute"),
   "accuracy": ("accuracy", "draw_accuracy"),
   "schedules": ("sweeps", "draw_schedules"),

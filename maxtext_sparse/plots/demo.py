@@ -1,4 +1,4 @@
-"""The demo's figure: loss and active parameters of a dense and a sparse run."""
+"""The demo's figure, as the paper's Figure 1: active parameters and loss of the sparse, twin and dense run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,24 +25,38 @@ def save_demo(stem: str, curves: Mapping[str, RunCurves], titles: Mapping[str, s
 
 
 def draw_demo(curves: Mapping[str, RunCurves], titles: Mapping[str, str]) -> Figure:
-  """Two panels over the steps: loss on the left, active parameters N(t) on the right."""
+  """Two panels over the steps: active parameters N(t) on the left, loss on the right."""
   figure, axes = style.panels(1, 2, width=4.8, height=3.6)
-  loss_axis, params_axis = axes[0]
+  params_axis, loss_axis = axes[0]
   for index, (name, curve) in enumerate(curves.items()):
     look = style.series(index)
     line: dict[str, Any] = {"color": look["color"], "linestyle": look["linestyle"], "linewidth": 1.8}
-    loss_axis.plot(*smoothed(curve.train_loss), color=look["color"], alpha=0.35, linewidth=1)
-    loss_axis.plot(*curve.eval_loss, label=f"{titles[name]}, held-out", **look)
     params_axis.plot(*curve.params, label=titles[name], drawstyle="steps-post", **line)
-  # The loss falls steeply in the first steps. The axis begins below that, so that the runs can be told apart.
-  highest = 1.1 * max(loss for curve in curves.values() for step, loss in zip(*curve.eval_loss) if step > 0)
-  loss_axis.set(title="Loss (thin: training batches)", xlabel="step", ylabel="cross-entropy (nats per token)")
-  loss_axis.set_ylim(top=highest)
+    loss_axis.plot(*smoothed(curve.train_loss), color=look["color"], alpha=0.35, linewidth=1)
+    loss_axis.plot(*_trained(curve.eval_loss), label=f"{titles[name]}: {curve.eval_loss[1][-1]:.3f}", **look)
   params_axis.set(title="Active parameters N(t)", xlabel="step", ylabel="non-zero prunable parameters", ylim=(0, None))
   style.count_axis(params_axis.yaxis)
-  for axis in (loss_axis, params_axis):
-    axis.legend()
+  loss_axis.set(title="Held-out loss (thin: training batches)", xlabel="step", ylabel="cross-entropy (nats per token)")
+  # The loss falls steeply in the first steps. The axis shows what comes after them, so that the runs can be told apart.
+  losses = [loss for curve in curves.values() for loss in _late(smoothed(curve.train_loss)) + _late(curve.eval_loss)]
+  room = 0.08 * (max(losses) - min(losses))
+  loss_axis.set_ylim(min(losses) - room, max(losses) + room)
+  params_axis.legend()
+  # The losses come down from the upper left, so that the lower left is free.
+  loss_axis.legend(title="at the end", loc="lower left")
   return figure
+
+
+def _late(curve: Curve) -> list[float]:
+  """The values of the last three quarters of a run."""
+  steps, values = curve
+  return [value for step, value in zip(steps, values) if step >= 0.25 * steps[-1]]
+
+
+def _trained(curve: Curve) -> Curve:
+  """The curve without the loss of the model as it was initialised."""
+  points = [(step, loss) for step, loss in zip(*curve) if step > 0]
+  return [step for step, _ in points], [loss for _, loss in points]
 
 
 def smoothed(curve: Curve, num_points: int = 70) -> Curve:

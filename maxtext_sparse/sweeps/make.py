@@ -13,7 +13,7 @@ from maxtext_sparse.config import KEYS
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.sweeps.manifest import config_text, Manifest, Run
 from maxtext_sparse.sweeps.points import expand, Point
-from maxtext_sparse.sweeps.resolve import check_point, Resolved, Resolver
+from maxtext_sparse.sweeps.resolve import check_point, Resolved, Resolver, SCHEDULE_KEYS
 from maxtext_sparse.sweeps.spec import read_spec, Spec
 from maxtext_sparse.sweeps.trunks import find_trunks, Trunk
 from maxtext_sparse.sweeps.writing import check_folder, replace_folder
@@ -87,8 +87,10 @@ def _members(spec: Spec, folder: str, resolver: Resolver) -> dict[str, Member]:
     if name in members:
       raise ConfigError(f"axes: two runs would have the name {name}, give one axis labels")
     members[name] = Member(name, point.labels, point.axes, run)
-    # Two sparse runs may have the same dense neighbour, which then is one run.
-    members |= {twin.name: twin for twin in _name_twins(spec, point, twins)}
+    # Two sparse runs may have the same dense neighbour, which then is one run. It may also be a run of the axes.
+    planned = [_dense_config(member.resolved) for member in members.values() if member.resolved.schedule is None]
+    new = [twin for twin in twins if _dense_config(twin) not in planned]
+    members |= {twin.name: twin for twin in _name_twins(spec, point, new)}
   return members
 
 
@@ -100,6 +102,11 @@ def _named(spec: Spec, point: Point) -> Iterator[str]:
     yield name
   except ConfigError as error:
     raise ConfigError(f"run {name}: {error}") from None
+
+
+def _dense_config(run: Resolved) -> dict[str, Any]:
+  """The keys that matter to a dense run."""
+  return {key: value for key, value in run.config.items() if key not in SCHEDULE_KEYS}
 
 
 def _name_twins(spec: Spec, point: Point, twins: Iterable[Resolved]) -> Iterable[Member]:

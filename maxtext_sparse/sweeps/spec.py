@@ -47,6 +47,7 @@ class CorpusSizes(pydantic.BaseModel, extra="forbid"):
   eval_chars: pydantic.PositiveInt = CorpusSettings.eval_chars
   document_chars: pydantic.PositiveInt = CorpusSettings.document_chars
   vocab_size: pydantic.PositiveInt = CorpusSettings.vocab_size
+  packages: bool = CorpusSettings.packages
 
 
 class Spec(pydantic.BaseModel, extra="forbid"):

@@ -18,7 +18,7 @@ Frame k < itemsize holds byte k (little endian) of every value, the last one the
 and are worth packing; in one stream with the mantissa bits they would be drowned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,12 @@ def pack(matrix: NDArray[Any]) -> dict[str, NDArray[Any]]:
     "compressed": matrix[keep_mask],
     "bitmask": np.packbits(keep_mask, axis=-1, bitorder="little"),
   }
+
+
+def packed_bytes(shapes: Iterable[tuple[int, int]], num_nonzero: int, itemsize: int) -> int:
+  """Bytes of the four fields of all matrices [rows, cols] together, which hold so many values that are not zero."""
+  index_bytes = sum(8 * 2 + 8 * (rows + 1) + rows * -(-cols // 8) for rows, cols in shapes)
+  return index_bytes + num_nonzero * itemsize
 
 
 def unpack(fields: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

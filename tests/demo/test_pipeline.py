@@ -1,4 +1,4 @@
-"""The demo as its user runs it: what it refuses, two real MaxText runs, and what the next call uses again or resumes."""
+"""The demo as its user runs it: what it refuses, real MaxText runs, and what the next call uses again or resumes."""
 
 import contextlib
 import json
@@ -12,6 +12,7 @@ import time
 import pytest
 
 from maxtext_sparse.demo import pipeline, run_demo
+from maxtext_sparse.demo.training import recipe_file
 from maxtext_sparse.errors import ConfigError, HookError
 from maxtext_sparse.runs.files import LOCK_FILE
 
@@ -125,23 +126,44 @@ def finished(tmp_path_factory):
 def test_demo_from_nothing(finished):
   out, process = finished
   result = result_of(process)
-  dense, sparse = result["runs"]["dense"], result["runs"]["sparse"]
-  assert dense["final_params"] == 753_664 and dense["density"] == 1.0
-  assert sparse["final_params"] == 753_664 - round(0.8 * 753_664)
-  assert sparse["density"] == pytest.approx(0.2, abs=1e-6)
-  assert sparse["effective_flops"] / dense["effective_flops"] == pytest.approx(sparse["average_params"] / 753_664)
-  assert 4.0 < dense["eval_loss"] < 7.5 and 4.0 < sparse["eval_loss"] < 7.5
-  assert sparse["thinnest_matrix"].startswith("decoder/") and 0 <= sparse["thinnest_density"] < 0.2
-  assert (result["steps"], result["tokens"]) == (STEPS, STEPS * 2048)
+  dense, sparse, twin = (result["runs"][name] for name in ("dense", "sparse", "twin"))
+  assert dense["final_params"] == 20_000 and dense["density"] == 1.0
+  assert sparse["final_params"] == 12_000
+  assert sparse["density"] == pytest.approx(0.6, abs=1e-6)
+  assert sparse["effective_flops"] / dense["effective_flops"] == pytest.approx(sparse["average_params"] / 20_000)
+  assert all(4.0 < run["eval_loss"] < 7.0 for run in (dense, sparse, twin))
+  assert sparse["thinnest_matrix"].startswith("decoder/") and 0 <= sparse["thinnest_density"] < 0.6
+  assert (result["steps"], result["tokens"]) == (STEPS, STEPS * 8192)
   assert result["data"].startswith("the .py and .txt files of the standard library of Python 3.")
   assert result["plot"] == str(out / "demo.png") and (out / "demo.png").read_bytes().startswith(b"\x89PNG")
   assert json.loads((out / "result.json").read_text()) == result
 
 
-def test_both_runs_saw_the_same_data(finished):
+def test_the_twin_has_the_average_size_of_the_sparse_run(finished):
+  result = result_of(finished[1])
+  sparse, twin = result["runs"]["sparse"], result["runs"]["twin"]
+  assert twin["final_params"] == pytest.approx(sparse["average_params"], abs=1)
+  assert twin["effective_flops"] == pytest.approx(sparse["effective_flops"], rel=1e-3)
+  assert result["sparse_minus_twin"] == pytest.approx(sparse["eval_loss"] - twin["eval_loss"])
+  assert result["times_smaller_than_twin"] == pytest.approx(twin["final_params"] / 12_000)
+
+
+@pytest.mark.parametrize(("name", "weights_format"), [("dense", "dense"), ("sparse", "bitmask")])
+def test_the_bytes_are_those_of_an_export(finished, tmp_path, name, weights_format):
+  from maxtext_sparse.export.write import export_checkpoint, ExportOptions
+
+  out, process = finished
+  runs = {"dense": f"dense_{STEPS}", "sparse": f"sparse40_{STEPS}"}
+  recipe = [] if name == "sparse" else [recipe_file()]
+  options = ExportOptions(dtype="bfloat16", weights_format=weights_format)
+  exported = export_checkpoint(str(out / "runs" / runs[name]), str(tmp_path / "model"), recipe, options)
+  assert exported.weight_bytes == result_of(process)["runs"][name]["export_bytes"]
+
+
+def test_dense_and_sparse_run_saw_the_same_data(finished):
   out, _ = finished
   dense, sparse = (
-    [row for row in rows(out, f"{name}_{STEPS}") if "learning/loss" in row] for name in ("dense", "sparse80")
+    [row for row in rows(out, f"{name}_{STEPS}") if "learning/loss" in row] for name in ("dense", "sparse40")
   )
   assert [row["step"] for row in dense] == [row["step"] for row in sparse] == list(range(STEPS))
   assert [row["learning/total_weights"] for row in dense] == [row["learning/total_weights"] for row in sparse]
@@ -159,12 +181,12 @@ def test_second_call_reuses_everything(finished):
   again = run(out)
   assert time.monotonic() - start < 30
   assert (
-    again.returncode == 0 and "dense: finished before" in again.stdout and "sparse 80 %: finished before" in again.stdout
+    again.returncode == 0 and "dense: finished before" in again.stdout and "sparse 40 %: finished before" in again.stdout
   )
-  assert "eval loss (nats per token)" in again.stdout and "150,733" in again.stdout
+  assert "eval loss (nats per token)" in again.stdout and "its dense twin (" in again.stdout
   assert "data: the .py and .txt files of the standard library of Python 3." in again.stdout
-  assert f"length: {STEPS} steps of 2,048 tokens for each run, 49,152 tokens" in again.stdout
-  assert "These runs are short: 49,152 tokens, 0.065 for each prunable weight." in again.stdout
+  assert f"length: {STEPS} steps of 8,192 tokens for each run, 196,608 tokens" in again.stdout
+  assert "That is short: the paper's runs have more than 200" in again.stdout
   assert result_of(run(out, "--json")) == result_of(process)
 
 
@@ -193,7 +215,7 @@ def wait_for_exit(pids):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "name"), [("ctrl_c", "dense"), ("kill_parent", "sparse80"), ("kill_child", "sparse80")])
+@pytest.mark.parametrize(("how", "name"), [("ctrl_c", "dense"), ("kill_parent", "sparse40"), ("kill_child", "sparse40")])
 def test_interrupted_demo_goes_on(tmp_path, reference, how, name):
   """Killed in the middle of either run, the same command goes on, and its figures are those of an uninterrupted one.
 
@@ -217,7 +239,7 @@ def test_interrupted_demo_goes_on(tmp_path, reference, how, name):
   result = result_of(run(out, "--json", steps=60))
   steps = [row["step"] for row in rows(out, f"{name}_60") if "learning/loss" in row]
   assert len(set(steps)) == len(steps) >= 58
-  for kind in ("dense", "sparse"):
+  for kind in ("dense", "sparse", "twin"):
     ours, theirs = result["runs"][kind], reference["runs"][kind]
     assert ours | {"seconds": 0} == theirs | {"seconds": 0}
 

@@ -8,6 +8,7 @@ import pytest
 from maxtext_sparse.demo import training
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.corpus import Corpus
+from tests.demo.conftest import TWIN
 
 CORPUS = Corpus("corpus", "fingerprint", 1, 1)
 
@@ -23,21 +24,25 @@ def test_every_length_makes_a_run(steps, sparsity):
 
 
 def test_the_recipe_says_how_many_tokens_a_step_has():
-  assert training.tokens_per_step() == 8 * 256
+  assert training.tokens_per_step() == 128 * 64
+  assert training.vocab_size() == 400
 
 
-def test_both_runs_differ_in_sparsity_alone():
-  dense, sparse = training.plan_runs("out/runs", CORPUS, 600, 0.8)
-  assert set(sparse.overrides) - set(dense.overrides) == {"sparsity=0.8", "gmp_pruning_frequency=10"}
-  assert set(dense.overrides) < set(sparse.overrides)
-  assert (dense.directory, sparse.directory) == ("out/runs/dense_600", "out/runs/sparse80_600")
-  other = training.plan_runs("out/runs", CORPUS, 600, 0.6)
-  assert other[0] == dense and other[1].directory != sparse.directory
+def test_all_runs_differ_in_sparsity_or_size_alone():
+  runs = training.plan_runs("out/runs", CORPUS, 600, 0.8, TWIN)
+  common = set(runs.dense.overrides)
+  assert set(runs.sparse.overrides) - common == {"sparsity=0.8", "gmp_pruning_frequency=4"}
+  assert [set(spec.overrides) - common for spec in runs.neighbours] == [set(n.overrides) for n in TWIN.neighbours]
+  assert all(common <= set(spec.overrides) for spec in runs.all)
+  folders = ["dense_600", "sparse80_600", "twin232_600", "twin432_600"]
+  assert [spec.directory for spec in runs.all] == [f"out/runs/{folder}" for folder in folders]
+  other = training.plan_runs("out/runs", CORPUS, 600, 0.6, TWIN)
+  assert other.dense == runs.dense and other.sparse.directory != runs.sparse.directory
 
 
 @pytest.fixture
 def spec(tmp_path):
-  return training.plan_runs(str(tmp_path / "runs"), CORPUS, 600, 0.8)[0]
+  return training.plan_runs(str(tmp_path / "runs"), CORPUS, 600, 0.8, TWIN).dense
 
 
 def finish(spec):

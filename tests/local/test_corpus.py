@@ -13,7 +13,8 @@ import pytest
 import sentencepiece
 
 from maxtext_sparse.config import ConfigError
-from maxtext_sparse.local.corpus import build_corpus, CorpusSettings, cut_at_lines, read_files, split_files
+from maxtext_sparse.local.corpus import build_corpus, CorpusSettings, cut_at_lines, split_files
+from maxtext_sparse.local.sources import read_files
 
 SETTINGS = CorpusSettings(train_chars=300_000, eval_chars=40_000, document_chars=1_000, vocab_size=512)
 PACKAGES = ("json", "email", "logging", "urllib", "collections")
@@ -121,19 +122,20 @@ def test_a_killed_build_leaves_nothing_half_made(source, target, is_rebuild):
   assert os.listdir(os.path.dirname(target)) == ["corpus"]
 
 
-def test_other_peoples_code_and_tests_stay_out(source):
-  for folder in ("site-packages", "test", "__pycache__", "encodings"):
-    os.makedirs(os.path.join(source, folder, "deep"))
-    with open(os.path.join(source, folder, "deep", "module.py"), "w", encoding="utf-8") as file:
-      file.write("x = 1\n")
-  assert {path.split("/")[0] for path in read_files(source)} == set(PACKAGES)
-
-
-def test_files_in_other_encodings_are_left_out(source):
-  with open(os.path.join(source, "json", "latin.py"), "wb") as file:
-    file.write(b"# \xe9\n")
-  os.symlink("nowhere", os.path.join(source, "json", "gone.py"))
-  assert not {"json/latin.py", "json/gone.py"} & set(read_files(source))
+def test_packages_give_the_training_text_that_is_lacking(source, target, tmp_path, monkeypatch):
+  package = tmp_path / "packages" / "thing"
+  package.mkdir(parents=True)
+  for number in range(60):
+    (package / f"part{number}.md").write_text(f"Part {number}. " + "Some words of a package. " * 400)
+  monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "packages"))
+  plain = build_corpus(str(tmp_path / "plain"), source, CorpusSettings(**(vars(SETTINGS) | {"train_chars": 1_200_000})))
+  more = CorpusSettings(**(vars(SETTINGS) | {"train_chars": 1_200_000, "packages": True}))
+  corpus = build_corpus(target, source, more)
+  assert plain.train_chars < 1_000_000 and 1_150_000 < corpus.train_chars < 1_220_000
+  assert documents(corpus.eval_file) == documents(plain.eval_file)
+  # There is enough text without packages here, and then they are not read.
+  small = build_corpus(str(tmp_path / "small"), source, CorpusSettings(**(vars(SETTINGS) | {"packages": True})))
+  assert not any("Some words of a package" in text for text in documents(small.train_file))
 
 
 def test_too_little_text_is_one_clear_line(tmp_path, target):

@@ -25,6 +25,9 @@ COUNTS = {
   "pairs": (12, 0),
   "released-1b": (12, 0),
   "mini-law": (30, 0),
+  "mini-pairs": (24, 0),
+  "mini-causes": (17, 0),
+  "mini-remedies": (3, 0),
   "mini-schedules": (20, 1),
   "mini-smoke": (6, 2),
 }
@@ -92,6 +95,20 @@ def test_a_trunk_is_the_dense_prefix_of_its_branches(shipped):
     assert run.branch_step % theirs["checkpoint_period"] == 0
     names = [run.name for run in made.runs]
     assert names.index(run.trunk) < names.index(run.name)
+
+
+def test_a_neighbour_that_is_a_run_of_the_axes_is_made_once(shipped):
+  """The dense run of 20,000 weights is the upper neighbour of 20 %."""
+  runs = runs_of(shipped("mini-pairs"))
+  assert [run.num_prunable for run in runs.values() if run.axes["sparsity"] == 0].count(20_000) == 3
+  assert "mini-pairs-seed0-s0" in runs and "mini-pairs-seed0-dense-e20" not in runs
+
+
+def test_the_miniature_pairs_are_as_long_as_the_papers(shipped):
+  for run in runs_of(shipped("mini-pairs")).values():
+    assert run.steps * run.batch_tokens >= 200 * run.num_prunable
+    if run.axes["sparsity"]:
+      assert len(load_schedule(shipped("mini-pairs"), run).event_steps) >= 50
 
 
 def test_a_batch_of_fewer_tokens_makes_more_steps(shipped):

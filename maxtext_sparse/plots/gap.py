@@ -1,0 +1,54 @@
+"""How far sparse runs end from their dense twins, against the length of training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.laws.pairing import find_pairs, Repeats
+from maxtext_sparse.laws.runs_table import read_runs
+from maxtext_sparse.plots import style
+
+# Neighbours of an average size are within this factor of it. Studies of a scaling law have sizes a factor of two apart.
+_NEIGHBOUR = 2.1
+
+
+def draw_gap(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
+  """Loss of the sparse run minus that of its twin against tokens for each weight, a curve for each sparsity.
+
+  Each table is a study of its own: its sparse runs are compared with its own dense runs. Bars show the standard error
+  over seeds, where there are several.
+  """
+  del laws
+  groups = [group for path in inputs for group in find_pairs(read_runs(_table(path)), _NEIGHBOUR)]
+  if not groups:
+    raise ConfigError("gap: no sparse run has dense runs of as many tokens around its average_params, add them")
+  figure, axes = style.panels(1, 1, width=5.6, height=3.8)
+  axis = axes[0, 0]
+  numbers: dict[str, Any] = {}
+  for index, sparsity in enumerate(sorted({_sparsity(group) for group in groups})):
+    curve = sorted((group for group in groups if _sparsity(group) == sparsity), key=lambda group: group.tokens_per_weight)
+    lengths, gaps = [group.tokens_per_weight for group in curve], [group.gap for group in curve]
+    errors = [group.gap_error or 0.0 for group in curve] if any(group.gap_error for group in curve) else None
+    axis.errorbar(lengths, gaps, yerr=errors, capsize=3, label=style.percent(sparsity), **style.series(index))
+    numbers |= {f"gap_{100 * sparsity:g}_at_{length:.3g}": round(gap, 4) for length, gap in zip(lengths, gaps)}
+  axis.axhline(0.0, color="black", linewidth=1.0)
+  axis.set_xscale("log")
+  axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+  axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+  axis.xaxis.set_minor_formatter(NullFormatter())
+  axis.set(xlabel="training tokens for each prunable weight", ylabel="sparse minus dense twin (nats per token)")
+  axis.legend(title="sparsity")
+  return figure, numbers
+
+
+def _table(path: str) -> str:
+  if not path.endswith(".csv"):
+    raise ConfigError(f"{path}: this figure is drawn from runs tables, give .csv files")
+  return path
+
+
+def _sparsity(group: Repeats) -> float:
+  return float(group.first.sparse["sparsity"])
