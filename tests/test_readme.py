@@ -13,6 +13,7 @@ import pytest
 
 from maxtext_sparse.config import KEYS
 from maxtext_sparse.hooks import SUPPORTED_VERSIONS
+from tests.readme_inputs import write_inputs
 
 REPO = Path(__file__).parents[1]
 PUBLIC_RUNS = REPO.parent / "shared" / "data"
@@ -72,9 +73,10 @@ def shown_commands() -> Iterator[ParameterSet]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
-  """A folder in which the commands find what they name: the configs and the public runs."""
+  """A folder in which the commands find what they name: the configs, the public runs, and what others left."""
   folder = tmp_path_factory.mktemp("readme")
   (folder / "configs").symlink_to(REPO / "configs")
+  write_inputs(folder)
   for name, source, table in (("t5-data.csv", "t5", "t5.csv"), ("vit-data.json", "vit", "vit.csv")):
     if (PUBLIC_RUNS / name).exists():
       (folder / name).symlink_to(PUBLIC_RUNS / name)

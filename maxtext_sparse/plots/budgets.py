@@ -38,6 +38,7 @@ def draw_isoflop(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
   figure, axes = style.panels(1, 1, width=5.6, height=4.2)
   axis: Axes = axes[0, 0]
   numbers: dict[str, Any] = {}
+  shown = runs["loss"].tolist()
   for index, level in enumerate(compute_levels(runs)):
     near = runs[np.abs(np.log(compute / level)) <= np.log(_NEAR)]
     best, (low, high) = dense_optimum(fitted, resamples, level)
@@ -47,9 +48,13 @@ def draw_isoflop(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
       best, loss, xerr=[[best - low], [high - best]], fmt="none", ecolor="black", elinewidth=1.4, capsize=4, zorder=4
     )
     axis.plot(best, loss, marker="*", markersize=11, color="white", markeredgecolor="black", zorder=5)
+    shown.append(float(loss))
     numbers[f"best_size_at_{level:.2e}"] = float(f"{best:.4g}")
     numbers[f"interval_at_{level:.2e}"] = [float(f"{end:.4g}") for end in (low, high)]
   axis.set(xscale="log", xlabel="average active parameters", ylabel="final evaluation loss (nats per token)")
+  # The runs and the optima fill the height. Beside them a law may rise out of sight.
+  margin = 0.1 * (max(shown) - min(shown))
+  axis.set_ylim(min(shown) - margin, max(shown) + margin)
   axis.set_title(f"law {fitted.law.name}; star: dense optimum, 90 % interval", size=9)
   style.count_axis(axis.xaxis)
   axis.legend(title="effective FLOPs; open: sparse", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -77,7 +82,7 @@ def draw_frontier(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, d
     gap = _draw_frontier(axis, fitted, near, level)
     numbers[f"largest_gain_at_{level:.2e}"] = float(f"{gap:.4g}")
   axes[0, 0].set_ylabel("final evaluation loss (nats per token)")
-  axes[0, 0].legend(loc="upper right")
+  axes[0, 0].legend()
   return figure, numbers
 
 

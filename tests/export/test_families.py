@@ -57,9 +57,10 @@ def test_every_family_that_is_exported_is_checked_here():
   assert all(any(name.startswith(prefix) for name in MODELS) for prefix in CHECKED)
 
 
-def test_a_family_that_was_not_checked_is_refused_by_name(checkpoint):
-  with pytest.raises(ConfigError, match="model_name=gpt-oss-20b: not exported"):
-    TableFamily({"model_name": "gpt-oss-20b"}, Checkpoint(str(checkpoint)), "float32")
+@pytest.mark.parametrize("name", ["gpt-oss-20b", "deepseek3-671b"])
+def test_a_family_that_was_not_checked_is_refused_by_name(checkpoint, name):
+  with pytest.raises(ConfigError, match=f"model_name={name}: not exported"):
+    TableFamily({"model_name": name}, Checkpoint(str(checkpoint)), "float32")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Figures at equal effective compute: levels, optimum, frontier."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,10 @@ from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.laws.runs_table import read_runs
 from maxtext_sparse.laws.uncertainty import bootstrap
 from maxtext_sparse.plots import draw
-from maxtext_sparse.plots.budgets import compute_levels, dense_optimum, effective_compute, pareto
+from maxtext_sparse.plots.budgets import compute_levels, dense_optimum, draw_isoflop, effective_compute, pareto
 from tests.plots.conftest import row, texts, write_table
+
+REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -54,6 +57,15 @@ def test_isoflop_reports_the_optimum_of_each_level(isoflop_table, out):
     f"best_size_at_1.00e+{exponent}" for exponent in (18, 19, 20)
   ]
   assert "1e+19, 10 runs" in texts(result)
+
+
+def test_isoflop_shows_the_runs_even_where_the_law_runs_away():
+  """The smallest budget of the miniature runs gives the largest size a tenth of the tokens that any run had."""
+  table = str(REPO / "configs" / "sweeps" / "mini-law.csv")
+  figure, _ = draw_isoflop([table], ["average"])
+  low, high = figure.axes[0].get_ylim()
+  losses = read_runs(table)["loss"]
+  assert losses.min() - 0.5 < low < losses.min() and losses.max() < high < losses.max() + 0.5
 
 
 def test_pareto_keeps_what_nothing_beats():
