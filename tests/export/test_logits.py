@@ -138,36 +138,44 @@ def test_narrow_dtypes_and_the_bitmask_format_stay_close(tmp_path, models, data)
     assert np.abs(folder_logits(tmp_path / dtype, data) - theirs).max() < 0.02 * np.abs(theirs).max()
 
 
+@pytest.mark.release
+def test_maxtext_loads_an_imported_folder_and_computes_the_same(tmp_path, models, data):
+  export_checkpoint(str(models / "grouped"), str(tmp_path / "hf"), [])
+  result = import_folder(str(tmp_path / "hf"), str(tmp_path / "mt"))
+  keys, tokens = data
+  load = [
+    result.config,
+    *arguments(tmp_path, "again", **TRAINING | keys | VARIANTS["grouped"]),
+    f"load_parameters_path={result.checkpoint}",
+  ]
+  run_worker(tmp_path, [{"name": "again", "load": load, "tokens": tokens}])
+  np.testing.assert_array_equal(maxtext_logits(tmp_path, "again"), maxtext_logits(models, "grouped"))
+
+
 @pytest.fixture(scope="module")
 def continued(tmp_path_factory, models, data):
-  """What MaxText makes of the run `grouped`: `again`, `held` from its imported export, `params` from its checkpoint."""
+  """What MaxText makes of the run `grouped`: `held` from its imported export, `params` from its checkpoint."""
   out = tmp_path_factory.mktemp("continued")
   export_checkpoint(str(models / "grouped"), str(out / "hf"), [])
-  config = import_folder(str(out / "hf"), str(out / "mt")).config
+  imported = import_folder(str(out / "hf"), str(out / "mt"))
   keys, tokens = data
   usual = TRAINING | keys | VARIANTS["grouped"]
-  run = lambda name, items, **others: [*arguments(out, name, **usual, load_parameters_path=items, **others)]
-  imported, params = out / "mt" / "0" / "items", out / "params" / "checkpoints" / "0" / "items"
-  full = {"load_full_state_path": models / "grouped" / "checkpoints" / "11" / "items"}
+  hold = arguments(out, "held", **usual | {"pruning_method": "hold", "steps": 6})
+  full = arguments(out, "params", **usual, load_full_state_path=models / "grouped" / "checkpoints" / "11" / "items")
+  load = arguments(out, "params", **usual, load_parameters_path=out / "params" / "checkpoints" / "0" / "items")
   cases = [
-    {"name": "again", "load": [config, *run("again", imported)], "tokens": tokens},
-    {"name": "held", "train": [config, *run("held", imported, pruning_method="hold", steps=6)]},
-    {"name": "params", "params_only": arguments(out, "params", **usual | full), "load": run("load", params)},
+    {"name": "held", "train": [imported.config, *hold]},
+    {"name": "params", "params_only": full, "load": load, "tokens": tokens},
   ]
-  run_worker(out, [case | {"tokens": tokens} for case in cases])
+  run_worker(out, cases)
   return out
-
-
-@pytest.mark.release
-def test_maxtext_loads_an_imported_folder_and_computes_the_same(continued, models):
-  np.testing.assert_array_equal(maxtext_logits(continued, "again"), maxtext_logits(models, "grouped"))
 
 
 def kernels(checkpoint):
   return {name: matrix for name, matrix in Checkpoint(str(checkpoint)).matrices()}
 
 
-@pytest.mark.release
+@pytest.mark.slow
 def test_training_an_imported_folder_with_hold_keeps_its_zeros(continued, models):
   before, after = kernels(models / "grouped"), kernels(continued / "held")
   assert before.keys() == after.keys()
@@ -176,7 +184,7 @@ def test_training_an_imported_folder_with_hold_keeps_its_zeros(continued, models
     assert not np.array_equal(after[name], matrix), f"{name} was not trained"
 
 
-@pytest.mark.release
+@pytest.mark.slow
 def test_maxtexts_params_only_checkpoint_has_the_same_zeros_and_can_be_exported(tmp_path, continued, models, data):
   before, after = kernels(models / "grouped"), kernels(continued / "params")
   assert {name: (matrix != 0).sum() for name, matrix in before.items()} == {
