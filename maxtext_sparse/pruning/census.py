@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from maxtext_sparse.pruning import counting, keys, matrices
+from maxtext_sparse.pruning import counting, keys, matrices, meshes
 from maxtext_sparse.pruning.counting import Count
 from maxtext_sparse.pruning.prunable import Parameter, path_string
 
@@ -70,7 +70,8 @@ def prunable_weights(tree: Any, parameters: Sequence[Parameter]) -> dict[str, ja
 def _count_matrices(parameters: tuple[Parameter, ...], weights: Sequence[jax.Array]) -> list[tuple[Count, Count]]:
   sharding = weights[0].sharding
   replicated = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
-  counts: list[tuple[Count, Count]] = _compiled_count(parameters, replicated)(list(weights))
+  with meshes.current_if_explicit(replicated and replicated.mesh):
+    counts: list[tuple[Count, Count]] = _compiled_count(parameters, replicated)(list(weights))
   return counts
 
 
@@ -80,4 +81,5 @@ def _compiled_count(parameters: tuple[Parameter, ...], replicated: NamedSharding
     predicates = [(~keys.is_zero(weight), keys.is_nonfinite(weight)) for weight in weights]
     return [tuple(matrices.count_each(list(hits), p)) for p, hits in zip(parameters, predicates)]
 
-  return jax.jit(count, out_shardings=replicated)
+  out_specs = lambda: [(Count(jax.P(), jax.P()),) * 2 for _ in parameters]
+  return jax.jit(functools.partial(meshes.by_partitioner, count, out_specs), out_shardings=replicated)

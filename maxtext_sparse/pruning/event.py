@@ -8,6 +8,7 @@ What an event decides is carried in an `Outcome` of a fixed form, so that `lax.c
 """
 
 from collections.abc import Mapping, Sequence
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from maxtext_sparse.pruning import counting, keys, matrices, scores, structures, threshold
+from maxtext_sparse.pruning import counting, keys, matrices, meshes, scores, structures, threshold
 from maxtext_sparse.pruning.counting import Count
 from maxtext_sparse.pruning.groups import Group, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter
@@ -45,6 +46,16 @@ def run_event(plan: PruningPlan, weights: Arrays, gradients: Arrays, step: jax.A
     gradients: of the same paths, for scores that ask for them.
     step: int32 scalar.
   """
+
+  def out_specs() -> Outcome:
+    specs: Outcome = jax.tree.map(lambda _: jax.P(), jax.eval_shape(functools.partial(_no_event, plan), weights))
+    return specs._replace(masks={path: jax.typeof(weights[path]).sharding.spec for path in specs.masks})
+
+  outcome: Outcome = meshes.by_partitioner(functools.partial(_run_event, plan), out_specs, weights, gradients, step)
+  return outcome
+
+
+def _run_event(plan: PruningPlan, weights: Arrays, gradients: Arrays, step: jax.Array) -> Outcome:
   events = plan.schedule.event_steps
   if not events:
     return _no_event(plan, weights)
