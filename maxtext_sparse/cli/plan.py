@@ -26,6 +26,10 @@ def _schedule(text: str, *names: str) -> Any:
   return typer.Option(*names, help=text, rich_help_panel="Pruning schedule")
 
 
+def _price(text: str, **checks: Any) -> Any:
+  return typer.Option(help=text, rich_help_panel="Price of the run", **checks)
+
+
 Steps = Annotated[int | None, _length("Number of training steps, T.")]
 Tokens = Annotated[str | None, _length("Training tokens instead, such as 33.5B. Needs --batch or CONFIG.")]
 Flops = Annotated[str | None, _length("Effective FLOPs instead, such as 1e20.")]
@@ -56,6 +60,11 @@ Mfu = Annotated[
   typer.Option(min=0.001, max=1.0, help="Measured utilisation, such as 0.45, instead of times at peak rates."),
 ]
 Price = Annotated[float | None, typer.Option(min=0.0, help="Dollars of a chip-hour, such as 1.2.")]
+PricedTopology = Annotated[
+  str | None, _price("Also show hours and cost on this TPU topology, such as v5p-128. Needs CONFIG.")
+]
+AssumedMfu = Annotated[float | None, _price("Utilisation of the chips; 0.4 is assumed.", min=0.001, max=1.0)]
+ChipPrice = Annotated[float | None, _price("Dollars of a chip-hour, such as 1.2.", min=0.0)]
 
 
 def register(app: typer.Typer) -> None:
@@ -79,6 +88,9 @@ def plan(
   prune_fraction: PruneFraction = None,
   fraction_of: FractionOf = None,
   schedule: ScheduleForm = None,
+  topology: PricedTopology = None,
+  mfu: AssumedMfu = None,
+  price: ChipPrice = None,
   twin: Annotated[bool, typer.Option("--twin", help="Show the dense models of CONFIG's average size instead.")] = False,
   plot: Annotated[str | None, typer.Option(metavar="FILE", help="Also draw N(t) into this PNG file.")] = None,
   as_json: Json = False,
@@ -90,11 +102,14 @@ def plan(
 
   JSON: gmp_start_step, gmp_end_step, num_pruning_events, average_density, final_density, dense_fraction, prune_fraction,
   recovery_fraction, effective_flops (null if batch or size is not known); with --tokens, --flops or CONFIG also steps
-  and tokens; with --twin twins[], and the other keys only for a single sparsity.
+  and tokens; with --topology cost (hours, chip_hours, dollars, phases, pace); with --twin twins[], and the other keys
+  only for a single sparsity.
 
   Example: maxtext-sparse plan --steps 72200 --sparsity 0.5
 
   Example: maxtext-sparse plan configs/models/162m.yml --chips 32 --sparsity 0.8 --plot plan.png
+
+  Example: maxtext-sparse plan configs/models/1b.yml sparsity=0.8 --topology v5p-128 --mfu 0.45 --price 4.2
 
   Example: maxtext-sparse plan --twin configs/models/162m.yml
   """
@@ -114,9 +129,15 @@ def plan(
 
     has_length = steps is None and tokens is None and flops is None
     check_arguments([*(arguments or []), *given], has_length=has_length)
+    if topology is not None:
+      from maxtext_sparse.plan.prices import num_devices
+
+      chips = num_devices(topology, chips)
     options = RunOptions.parse(steps=steps, tokens=tokens, flops=flops, batch=batch, prunable=prunable, num_chips=chips)
-    command = _print_twins if twin else _print_plan
-    command([*(arguments or []), *given], options, plot, as_json)
+    if twin:
+      _print_twins([*(arguments or []), *given], options, plot, as_json)
+    else:
+      _print_plan([*(arguments or []), *given], options, plot, as_json, topology, mfu, price)
 
 
 def params(arguments: RunArguments = None, as_json: Json = False) -> None:
@@ -181,20 +202,32 @@ def preflight(
     raise typer.Exit(1)
 
 
-def _print_plan(arguments: list[str], options: Any, plot: str | None, as_json: bool) -> None:
+def _print_plan(
+  arguments: list[str],
+  options: Any,
+  plot: str | None,
+  as_json: bool,
+  topology: str | None,
+  mfu: float | None,
+  price: float | None,
+) -> None:
+  from maxtext_sparse.plan.prices import price_run
   from maxtext_sparse.plan.request import plan_run
 
   planned = plan_run(arguments, options)
+  priced = None if topology is None else price_run(planned, topology, mfu, price)
   if plot is not None:
     from maxtext_sparse.plots.plan import save_figure
 
     save_figure(planned.plan, plot)
   if as_json:
-    print_json(planned.to_dict())
+    print_json(planned.to_dict() | ({"cost": priced.to_dict()} if priced else {}))
     return
-  from maxtext_sparse.plan.text import print_plan
+  from maxtext_sparse.plan.text import print_plan, print_price
 
   print_plan(planned.plan, console(), planned.notes)
+  if priced:
+    print_price(priced, console())
 
 
 def _print_twins(arguments: list[str], options: Any, plot: str | None, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """`maxtext-sparse sweep`: studies of many runs, from a sweep file to the table that `fit` reads."""
 
+import dataclasses
 import sys
 from typing import Annotated
 
@@ -27,6 +28,11 @@ def register(app: typer.Typer) -> None:
 def make(
   spec: Annotated[str, typer.Argument(metavar="SPEC", help="A sweep file, such as configs/sweeps/law.yml.")],
   out: Annotated[str, typer.Option(help="Folder to write. A folder that exists is brought up to date.")],
+  topology: Annotated[
+    str | None, typer.Option(help="Also show what the study costs on this TPU topology, such as v5e-32.")
+  ] = None,
+  mfu: Annotated[float | None, typer.Option(min=0.001, max=1.0, help="Its utilisation; 0.4 is assumed.")] = None,
+  price: Annotated[float | None, typer.Option(min=0.0, help="Dollars of a chip-hour, such as 1.2.")] = None,
   as_json: Json = False,
 ) -> None:
   """Writes the folder of a sweep: manifest.json, and one complete config runs/NAME.yml for each run.
@@ -34,21 +40,26 @@ def make(
   This trains nothing. The same sweep file always gives the same bytes. A sweep file that would change a run that has
   begun is refused.
 
-  Example: maxtext-sparse sweep make configs/sweeps/schedules.yml --out schedules
+  Example: maxtext-sparse sweep make configs/sweeps/schedules.yml --out schedules --topology v5e-32 --price 1.2
   """
   avoid_accelerators()
   with one_line_errors():
     from maxtext_sparse.sweeps.make import make as make_sweep
+    from maxtext_sparse.sweeps.price import price_study
 
     made = make_sweep(spec, out)
+    cost = price_study(made, int(made.spec["devices"]), topology, mfu, price) if topology else None
     if as_json:
       counts = {name: getattr(made, name) for name in ("name", "num_runs", "num_trunks", "steps", "steps_alone")}
       runs = [run.to_dict() for run in made.runs]
-      print_json({"out": out} | counts | {"saved_fraction": round(made.saved, 6), "runs": runs})
+      costs = {"cost": dataclasses.asdict(cost)} if cost else {}
+      print_json({"out": out} | counts | {"saved_fraction": round(made.saved, 6), "runs": runs} | costs)
       return
-    from maxtext_sparse.sweeps.text import print_made
+    from maxtext_sparse.sweeps.text import print_made, print_study_cost
 
     print_made(made, console(width=140))
+    if cost:
+      print_study_cost(cost, console())
 
 
 def run(

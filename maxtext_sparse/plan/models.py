@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import types
 from typing import Any
 
 from maxtext_sparse import hooks
@@ -15,6 +16,7 @@ from maxtext_sparse.config import keys_of, run_steps, SparsityKeys
 from maxtext_sparse.entry import merged_configs
 from maxtext_sparse.errors import ConfigError, did_you_mean, HookError
 from maxtext_sparse.plan import cost
+from maxtext_sparse.preflight.expected import model_flops, tokens_per_device
 from maxtext_sparse.pruning.groups import plan_pruning, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter, rule_index, select_prunable
 
@@ -81,6 +83,12 @@ class Model:
       return cost.tokens_per_step(self.flat, devices)
     except ConfigError as error:
       raise ConfigError(f"{error}, give --chips") from None
+
+  @property
+  def flops_per_token(self) -> float:
+    """Model FLOPs of training on one token, by the formula behind MaxText's utilisation (MFU)."""
+    config = types.SimpleNamespace(**self.flat)
+    return model_flops(config) / tokens_per_device(config)
 
   def to_dict(self) -> dict[str, Any]:
     """What `params --json` prints. Each layer of a stacked array is a matrix, named as in a run's event files."""

@@ -13,6 +13,7 @@ from maxtext_sparse.terminal import new_table, say, short
 
 if TYPE_CHECKING:
   from maxtext_sparse.plan.models import Model
+  from maxtext_sparse.plan.prices import PricedRun
 
 
 def print_plan(plan: RunPlan, console: Console, notes: Sequence[str] = ()) -> None:
@@ -26,6 +27,20 @@ def print_plan(plan: RunPlan, console: Console, notes: Sequence[str] = ()) -> No
     say(console, f"{name:<22}{value}")
   for note in notes:
     say(console, f"note: {note}")
+
+
+def print_price(priced: "PricedRun", console: Console) -> None:
+  """Prints hours, chip-hours and dollars of each phase and of the run."""
+  table = new_table(["phase", "hours", "chip-hours", "dollars"])
+  for name, cost in (*priced.phases.items(), ("run", priced.cost)):
+    dollars = "-" if cost.dollars is None else f"{cost.dollars:,.2f}"
+    table.add_row(name, f"{cost.hours:,.2f}", f"{cost.chip_hours:,.1f}", dollars)
+  pace = priced.pace
+  say(console, f"{priced.topology}, {pace.num_chips} chips, at MFU {priced.utilisation:.0%}")
+  console.print(table)
+  added = f"mask {1e6 * pace.mask:,.0f} us, event {1e3 * pace.event:.2f} ms"
+  speed = f"{pace.tokens_per_second_per_chip(pace.dense):,.0f} tokens a second a chip"
+  say(console, f"step {1e3 * pace.dense:,.1f} ms, {added}; {speed}")
 
 
 def print_twins(twins: Sequence[Twin], num_prunable: int, console: Console) -> None:

@@ -22,6 +22,11 @@ def model_flops(config: Any) -> float:
   return total
 
 
+def tokens_per_device(config: Any) -> float:
+  """Tokens of a step on one device, by MaxText's formula."""
+  return float(config.per_device_batch_size * config.gradient_accumulation_steps * config.max_target_length)
+
+
 def expected_flops(config: Any) -> float | None:
   """FLOPs that the program of a step should have on one device; None for a config that the count is not made for.
 
@@ -31,7 +36,7 @@ def expected_flops(config: Any) -> float | None:
   if config.remat_policy != "full" or attention_type != "global":
     return None
   _, weights, attention = _maxtext_flops(config)
-  tokens = config.per_device_batch_size * config.gradient_accumulation_steps * config.max_target_length
+  tokens = tokens_per_device(config)
   head = 2.0 * tokens * config.emb_dim * config.vocab_size
   num_active = config.num_experts_per_tok if config.num_experts > 1 else 1
   last_products = 2.0 * tokens * config.mlp_dim * config.emb_dim * num_active * config.num_decoder_layers

@@ -9,6 +9,7 @@ Example: 0.5 s a step, 1 ms for the mask, 0.1 s an event, 10,000 steps and 50 ev
 or 89.2 chip-hours.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -70,3 +71,15 @@ class RunCost:
 
   def to_dict(self) -> dict[str, Any]:
     return dataclasses.asdict(self)
+
+  def describe(self) -> str:
+    """In words, such as 1.4 hours, 89 chip-hours, $107."""
+    dollars = "" if self.dollars is None else f", ${self.dollars:,.{0 if self.dollars >= 100 else 2}f}"
+    return f"{self.hours:,.4g} hours, {self.chip_hours:,.4g} chip-hours{dollars}"
+
+
+def total(costs: Sequence[RunCost]) -> RunCost:
+  """The sum of several costs, which all have a price or all have none."""
+  dollars = [cost.dollars for cost in costs if cost.dollars is not None]
+  hours, chip_hours = (sum(getattr(cost, name) for cost in costs) for name in ("hours", "chip_hours"))
+  return RunCost(hours, chip_hours, sum(dollars) if dollars else None)

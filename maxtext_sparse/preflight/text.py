@@ -148,14 +148,8 @@ def _summary(comparison: Comparison, options: Options) -> list[str]:
   added = f"gradient mask {1e6 * pace.mask:,.0f} us a step, event {1e3 * pace.event:.2f} ms"
   lines.append(f"sparsity     {added}: {pace.overhead(run.frequency):+.3%} averaged over P = {run.frequency} steps")
   events = f"{run.steps:,} steps, {run.num_events:,} events"
-  lines.append(f"run          {events}: {describe(_cost(comparison, pace, options))}")
+  lines.append(f"run          {events}: {_cost(comparison, pace, options).describe()}")
   return lines + [f"{'met' if is_met else 'NOT MET'}: {name}" for name, is_met in bars(comparison).items()]
-
-
-def describe(cost: RunCost) -> str:
-  """A cost in words, such as 1.4 hours, 89 chip-hours, $107."""
-  dollars = "" if cost.dollars is None else f", ${cost.dollars:,.{0 if cost.dollars >= 100 else 2}f}"
-  return f"{cost.hours:,.4g} hours, {cost.chip_hours:,.4g} chip-hours{dollars}"
 
 
 def _flops(comparison: Comparison) -> str:

@@ -128,7 +128,8 @@ def _entries(
     trunk = trunk_of.get(index)
     if trunk is not None and id(trunk) not in names:
       names[id(trunk)] = _trunk_name(spec, [members[i] for i in trunk.members], names.values())
-      yield names[id(trunk)], trunk.config, _fields(member, kind="trunk", trunk=None, branch_step=None, axes={})
+      fields = _fields(member, kind="trunk", trunk=None, branch_step=None, axes={})
+      yield names[id(trunk)], trunk.config, fields | {"num_events": 1}
     source = None if trunk is None else names[id(trunk)]
     step = None if trunk is None else trunk.members[index]
     yield member.name, member.resolved.config, _fields(member, "run", source, step, member.axes)
@@ -137,8 +138,10 @@ def _entries(
 def _fields(
   member: Member, kind: str, trunk: str | None, branch_step: int | None, axes: dict[str, Any]
 ) -> dict[str, Any]:
-  counts = {"num_prunable": member.resolved.num_prunable, "batch_tokens": member.resolved.batch_tokens}
-  return {"kind": kind, "trunk": trunk, "branch_step": branch_step, "axes": axes} | counts
+  run = member.resolved
+  sizes = {name: getattr(run, name) for name in ("num_prunable", "batch_tokens", "flops_per_token")}
+  events = None if run.schedule is None else len(run.schedule.event_steps)
+  return {"kind": kind, "trunk": trunk, "branch_step": branch_step, "axes": axes, "num_events": events} | sizes
 
 
 def _trunk_name(spec: Spec, branches: Sequence[Member], taken: Iterable[str]) -> str:

@@ -28,6 +28,8 @@ class Run:
     axes: axis -> its value; a twin has the values of its sparse run.
     num_prunable: number of prunable weights of the dense model.
     batch_tokens: tokens per step.
+    flops_per_token: model FLOPs of training on one token.
+    num_events: number of its pruning events, None for a dense run.
   """
 
   name: str
@@ -40,6 +42,8 @@ class Run:
   axes: dict[str, Any] = dataclasses.field(default_factory=dict)
   num_prunable: int = 0
   batch_tokens: int = 0
+  flops_per_token: float = 0.0
+  num_events: int | None = None
 
   @property
   def num_own_steps(self) -> int:

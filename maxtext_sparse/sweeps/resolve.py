@@ -57,6 +57,7 @@ class Resolved:
     num_prunable: number of prunable weights of the dense model.
     batch_tokens: tokens per step.
     dataset_type: MaxText's `dataset_type`, also if the config leaves it at MaxText's default.
+    flops_per_token: model FLOPs of training on one token.
   """
 
   config: dict[str, Any]
@@ -65,6 +66,7 @@ class Resolved:
   num_prunable: int
   batch_tokens: int
   dataset_type: str
+  flops_per_token: float
 
   @property
   def sparsity(self) -> float:
@@ -108,7 +110,8 @@ class Resolver:
     model = self._model(config)
     plan = model.plan(sparsity_keys, steps) if sparsity_keys.is_active else None
     schedule, num_prunable = (plan.schedule, plan.num_prunable) if plan else (None, sum(model.rule_sizes(sparsity_keys)))
-    return Resolved(config, schedule, steps, num_prunable, batch_tokens, _text(model.flat["dataset_type"]))
+    dataset_type = _text(model.flat["dataset_type"])
+    return Resolved(config, schedule, steps, num_prunable, batch_tokens, dataset_type, model.flops_per_token)
 
   def twins(self, run: Resolved) -> list[Resolved]:
     """The dense runs that are as large as a sparse run is on average.

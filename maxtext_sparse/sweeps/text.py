@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from maxtext_sparse.sweeps.manifest import Manifest, Run
+from maxtext_sparse.sweeps.price import StudyCost
 from maxtext_sparse.sweeps.state import RunStatus
 from maxtext_sparse.terminal import new_table, say, short
 
@@ -25,6 +26,13 @@ def print_made(made: Manifest, console: Console) -> None:
     total += f"; with {made.num_trunks} trunk{plural} {made.steps:,}, saving {made.saved:.1%}"
   say(console, total)
   say(console, f"folder: {made.directory}")
+
+
+def print_study_cost(cost: StudyCost, console: Console) -> None:
+  """Prints chip-hours and dollars of a study, with and without its trunks."""
+  say(console, f"on {cost.topology} at MFU {cost.utilisation:.0%}, one run after the other:")
+  say(console, f"  each run alone  {cost.alone.describe()}")
+  say(console, f"  with trunks     {cost.with_trunks.describe()}")
 
 
 def print_states(rows: Sequence[tuple[Run, RunStatus]], console: Console) -> None:

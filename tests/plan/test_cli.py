@@ -137,3 +137,20 @@ def test_bad_input_is_one_line(arguments, message):
   assert result.stdout == ""
   assert result.stderr.startswith("maxtext-sparse: error: ") and result.stderr.count("\n") == 1
   assert message in result.stderr
+
+
+def test_a_topology_adds_hours_and_cost_by_phase():
+  told = planned(*SMALL, "steps=1000", "sparsity=0.8", "--topology", "v5e-16", "--mfu", 0.5, "--price", 2.0)["cost"]
+  phases = told["phases"]
+  assert list(phases) == ["dense", "pruning", "recovery"]
+  assert told["chip_hours"] == pytest.approx(16 * told["hours"]) == pytest.approx(told["dollars"] / 2)
+  assert sum(phase["hours"] for phase in phases.values()) == pytest.approx(told["hours"])
+  # 6 N a token, N = 2 x (4 x 64^2 + 3 x 64 x 128) + 64 x 512, and half of 12 x 2 layers x 64 x 128 for attention.
+  flops = 6 * (2 * (4 * 64**2 + 3 * 64 * 128) + 64 * 512) + 6 * 2 * 64 * 128
+  assert told["pace"]["dense"] == pytest.approx(flops * 4 * 128 / (0.5 * 197e12))
+
+
+def test_a_topology_needs_a_model_and_no_chips():
+  assert "give a CONFIG" in call("plan", "--steps", 1000, "-s", 0.5, "--topology", "v5e-16", status=2).stderr
+  told = call("plan", *SMALL, "steps=1000", "-s", 0.5, "--topology", "v5e-16", "--chips", 8, status=2)
+  assert "--chips=8: v5e-16 has its own number of devices" in told.stderr

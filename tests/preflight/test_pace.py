@@ -2,7 +2,7 @@
 
 import pytest
 
-from maxtext_sparse.preflight.pace import Pace, RunCost
+from maxtext_sparse.preflight.pace import Pace, RunCost, total
 
 PACE = Pace(dense=0.5, mask=0.001, event=0.1, tokens_per_step=64_000, num_chips=64)
 
@@ -25,3 +25,13 @@ def test_the_cost_of_sparsity_is_a_mean_over_a_period():
 
 def test_tokens_a_second_are_those_of_one_chip():
   assert PACE.tokens_per_second_per_chip(PACE.dense) == 2_000
+
+
+def test_costs_add_up():
+  assert total([RunCost(1, 8, 2.0), RunCost(2, 16, 4.0)]) == RunCost(3, 24, 6.0)
+  assert total([RunCost(1, 8)]).dollars is None
+
+
+def test_a_cost_is_told_in_hours_and_dollars():
+  assert RunCost(1.5, 96.0, 115.2).describe() == "1.5 hours, 96 chip-hours, $115"
+  assert RunCost(0.5, 2.0).describe() == "0.5 hours, 2 chip-hours"

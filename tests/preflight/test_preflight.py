@@ -12,10 +12,9 @@ from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.preflight.chips import CHIPS
 from maxtext_sparse.preflight.collectives import Collective
 from maxtext_sparse.preflight.compare import _PROGRAMS, Comparison, Memory, RunFigures, Step
-from maxtext_sparse.preflight.pace import RunCost
 from maxtext_sparse.preflight.roofline import Slice
 from maxtext_sparse.preflight.tally import Operation, PASSES, Work
-from maxtext_sparse.preflight.text import bars, describe
+from maxtext_sparse.preflight.text import bars
 from maxtext_sparse.preflight.topologies import check_topology
 
 TINY = (
@@ -153,8 +152,3 @@ def test_what_sparsity_adds_is_read_from_the_sparse_program_alone():
 
 def test_a_measured_utilisation_gives_the_time_of_a_step():
   assert make_comparison(make_step()).pace(0.5).dense == pytest.approx(1e6 / (0.5 * 197e12))
-
-
-def test_a_cost_is_told_in_hours_and_dollars():
-  assert describe(RunCost(1.5, 96.0, 115.2)) == "1.5 hours, 96 chip-hours, $115"
-  assert describe(RunCost(0.5, 2.0)) == "0.5 hours, 2 chip-hours"
