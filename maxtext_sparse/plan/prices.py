@@ -62,10 +62,10 @@ def price_run(planned: PlannedRun, topology: str, utilisation: float | None, pri
     ConfigError: the model or the batch is not known.
   """
   plan = planned.plan
-  if planned.flops_per_token is None or plan.num_prunable is None or plan.tokens_per_step is None:
+  if planned.model is None or plan.num_prunable is None or plan.tokens_per_step is None:
     raise ConfigError(f"--topology={topology}: the time of a step needs the model and a constant batch, give a CONFIG")
   where = slice_of(topology)
-  pace = estimate(planned.flops_per_token, plan.tokens_per_step, plan.num_prunable, where, utilisation)
+  pace = estimate(planned.model.flops_per_token, plan.tokens_per_step, plan.num_prunable, where, utilisation)
   return PricedRun(topology, utilisation or DEFAULT_UTILISATION, pace, _phases(plan, pace, price))
 
 

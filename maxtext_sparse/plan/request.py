@@ -95,13 +95,13 @@ class PlannedRun:
     plan: the run.
     is_length_found: whether its steps follow from a options or a config, and were not given.
     notes: what the user should know.
-    flops_per_token: model FLOPs of training on one token, None if the model is not known.
+    model: the config's, None without one.
   """
 
   plan: RunPlan
   is_length_found: bool
   notes: tuple[str, ...] = ()
-  flops_per_token: float | None = None
+  model: "Model | None" = None
 
   def to_dict(self) -> dict[str, Any]:
     found = {"steps": self.plan.steps, "tokens": self.plan.tokens} if self.is_length_found else {}
@@ -145,7 +145,7 @@ def plan_model(model: "Model", options: RunOptions) -> PlannedRun:
   sizes = model.rule_sizes(keys)
   steps = options.length(keys, sum(sizes), tokens_per_step, model.steps, sizes)
   plan = RunPlan(keys, model.plan(keys, steps).schedule, sum(sizes), tokens_per_step)
-  return PlannedRun(plan, options.steps is None, _batch_notes(model, options), model.flops_per_token)
+  return PlannedRun(plan, options.steps is None, _batch_notes(model, options), model)
 
 
 def plan_twins(arguments: Sequence[str], options: RunOptions) -> FoundTwins:

@@ -1,5 +1,7 @@
 """Hours and price of a planned run, against sums over its steps."""
 
+import types
+
 import pytest
 
 from maxtext_sparse.config import parse_keys
@@ -17,7 +19,8 @@ READ = 4 * NUM_PRUNABLE / 64 / 2765e9
 
 
 def priced(**changes):
-  return price_run(PlannedRun(PLAN, False, flops_per_token=6e9), "v5p-128", changes.get("mfu"), changes.get("price"))
+  model = types.SimpleNamespace(flops_per_token=6e9)
+  return price_run(PlannedRun(PLAN, False, model=model), "v5p-128", changes.get("mfu"), changes.get("price"))
 
 
 def test_a_run_takes_its_steps_masks_and_events():
