@@ -85,7 +85,7 @@ def import_folder(
     return array
 
   with written_aside(out, is_forced, num_bytes) as aside:
-    _save(os.path.join(aside, STEP, "items"), to_maxtext(shape, read, numpy_dtype))
+    _save(os.path.join(aside, STEP), to_maxtext(shape, read, numpy_dtype))
     items = os.path.join(os.path.abspath(out), STEP, "items")
     replace_text(os.path.join(aside, CONFIG_FILE), dump(config_keys(shape, dtype, items)))
   return Import(**totals(figures), config=os.path.join(out, CONFIG_FILE), checkpoint=items)
@@ -129,8 +129,11 @@ def _check_tensors(folder: ModelFolder, shape: LlamaShape) -> None:
     raise ConfigError(f"{min(extra)}: MaxText's LLaMA-2 model has no such parameter")
 
 
-def _save(items: str, parameters: Mapping[str, NDArray[Any]]) -> None:
-  """Saves parameters by path in the layout that all releases of MaxText read."""
+def _save(step: str, parameters: Mapping[str, NDArray[Any]]) -> None:
+  """Saves parameters by path in the layout that all releases of MaxText read.
+
+  A folder for the step, of which `items` is a part: MaxText 0.2.5 trains from no other.
+  """
   import jax
   import orbax.checkpoint as ocp
 
@@ -141,5 +144,5 @@ def _save(items: str, parameters: Mapping[str, NDArray[Any]]) -> None:
     for module in modules:
       node = node.setdefault(module, {})
     node[name] = jax.numpy.asarray(value)
-  os.makedirs(os.path.dirname(items))
-  ocp.PyTreeCheckpointer().save(items, {"params": {"params": tree}})
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    checkpointer.save(step, ocp.args.Composite(items=ocp.args.PyTreeSave({"params": {"params": tree}})))
