@@ -156,7 +156,10 @@ def _check_overrides(overrides: Sequence[str]) -> None:
     if key in given:
       raise ConfigError(f"{_shown(override)}: {_shown(given[key])} is given too, keep one")
     given[key] = override
-    parse_value(text)
+    try:
+      parse_value(text)
+    except ConfigError as error:
+      raise ConfigError(f"{key}={error}") from None
   refuse_unknown_keys({key: override.partition("=")[2] for key, override in given.items()})
 
 

@@ -1,6 +1,6 @@
 """Runs a MaxText entry point in this process with the plugin installed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import importlib
 import importlib.util
@@ -29,7 +29,11 @@ _EXAMPLE = "maxtext.trainers.pre_train.train"
 
 
 def run_module(
-  module: str, arguments: Sequence[str], install: Callable[[], None] = hooks.install, has_traceback: bool = True
+  module: str,
+  arguments: Sequence[str],
+  install: Callable[[], None] = hooks.install,
+  has_traceback: bool = True,
+  around: Callable[[Mapping[str, Any]], contextlib.AbstractContextManager[None]] | None = None,
 ) -> None:
   """Hooks MaxText, imports `module` and calls its `main` as `python -m module` would.
 
@@ -42,10 +46,12 @@ def run_module(
     install: hooks MaxText.
     has_traceback: whether MaxText's own errors end with a traceback, which belongs in the log of a pod; otherwise they
       are one line too.
+    around: makes a context for the run from the keys that it sets itself, for example a bar in the terminal.
   """
   with one_line_errors(), in_one_line(has_traceback):
     _check_module(module)
-    with merged_configs(arguments, check_places) as merged:
+    values: dict[str, Any] = {}
+    with merged_configs(arguments, values) as merged, around(values) if around else contextlib.nullcontext():
       _locate_assets()
       install()
       from absl import app
@@ -94,9 +100,7 @@ def module_path(module: str) -> str:
 
 
 @contextlib.contextmanager
-def merged_configs(
-  arguments: Sequence[str], check: Callable[[dict[str, Any]], None] | None = None
-) -> Iterator[list[str]]:
+def merged_configs(arguments: Sequence[str], to_train: dict[str, Any] | None = None) -> Iterator[list[str]]:
   """The arguments, checked, with one config file in place of several; of two values for a key the later file's counts.
 
   MaxText takes one file. It would take a file without `base_config` for the whole config, and it would not read a file
@@ -105,14 +109,15 @@ def merged_configs(
 
   Args:
     arguments: the arguments of a run.
-    check: a further check, of the values that they give.
+    to_train: for a run that writes its output here; receives the keys that it sets itself.
 
   Raises:
     ConfigError: an argument cannot work.
   """
   values = check_arguments(arguments)
-  if check is not None:
-    check(values)
+  if to_train is not None:
+    check_places(values)
+    to_train.update(values)
   given, _ = split_words(arguments)
   others = [argument for argument in arguments if argument not in given]
   configs = [_stock_config(argument) for argument in given]

@@ -31,6 +31,12 @@ class StoppedError(RunError):
   exit_status = 42
 
 
+class InterruptError(StoppedError):
+  """A run was stopped by Ctrl-C."""
+
+  exit_status = 130
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
   """Prints the package's own errors as one line and exits with their status. Other errors pass through."""

@@ -50,7 +50,7 @@ def check_values(values: Mapping[str, Any], has_length: bool = True) -> Sparsity
     ConfigError: naming the first key at fault.
   """
   keys = parse_keys(values)
-  steps = _steps(values) if has_length else None
+  steps = steps_of(values) if has_length else None
   if steps is not None:
     check_steps(steps)
     if keys.is_active:
@@ -104,8 +104,8 @@ def _check_is_metrics(path: str) -> None:
     raise ConfigError(f"metrics_file={path}: has something else than MaxText's metrics, choose another file")
 
 
-def _steps(values: Mapping[str, Any]) -> int | None:
-  """T, None where neither the run nor the installed MaxText says it."""
+def steps_of(values: Mapping[str, Any]) -> int | None:
+  """T, the length of a run, None where neither the run nor the installed MaxText says it."""
   steps = run_steps(values)
   if steps == -1 and "steps" not in values:
     text = stock_text(str(values.get("base_config", STOCK)), "steps")

@@ -5,11 +5,12 @@ from pathlib import Path
 import subprocess
 import sys
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
 from maxtext_sparse.arguments import check_arguments, check_variables, known_keys, parse_value, split_words
+from maxtext_sparse.config import KEYS
 from maxtext_sparse.errors import ConfigError
 
 REPO = Path(__file__).parents[1]
@@ -125,10 +126,10 @@ def test_what_maxtext_takes_is_taken(folder, words):
     (["qqqq=5"], "qqqq=5: MaxText has no such key$"),
     (["=5"], "=5: must be key=value, with a key of MaxText"),
     (["a b=5"], "a b=5: must be key=value"),
-    (["steps=[1"], r"\[1: is not a value that MaxText can read"),
+    (["steps=[1"], r"steps=\[1: is not a value that MaxText can read"),
     (["run_name={a: 1, a: 2}"], ".* is not a value that MaxText can read"),
-    (["run_name=a: b: c"], "a: b: c: is not a value that MaxText can read"),
-    (["run_name=\x01"], r"'\\x01': is not a value that MaxText can read"),
+    (["run_name=a: b: c"], "run_name=a: b: c: is not a value that MaxText can read"),
+    (["run_name=\x01"], r"run_name='\\x01': is not a value that MaxText can read"),
   ],
 )
 def test_what_it_does_not_take_is_refused_by_name(words, message):
@@ -168,8 +169,6 @@ def test_words_of_options_are_neither_configs_nor_keys():
 
 def test_the_known_keys_are_those_of_maxtexts_config_class_and_ours():
   from maxtext.configs import types
-
-  from maxtext_sparse.config import KEYS
 
   assert {*types.MaxTextConfig.model_fields, *KEYS} <= known_keys()
 
@@ -216,6 +215,36 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_line(words):
     check_arguments(words, {})
   except ConfigError as error:
     assert str(error) and len(str(error).splitlines()) == 1
+
+
+_VALUES = st.one_of(
+  st.text(max_size=15),
+  st.integers().map(str),
+  st.floats().map(str),
+  st.sampled_from(
+    ["true", "none", "", "[]", "{a: 1}", "2:4", "4:2", "block:2x2", "0.5", "100", "hold", "one-shot", "erk"]
+  ),
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from([*KEYS, "steps", "run_name", "enable_diloco", "lora.enable_lora"]), _VALUES))
+def test_random_values_of_keys_are_taken_or_one_of_the_keys_is_named(values):
+  try:
+    check_arguments([f"{key}={value}" for key, value in values.items()], {})
+  except ConfigError as error:
+    assert len(str(error).splitlines()) == 1
+    assert any(key in str(error) for key in (*KEYS, *values)), (values, str(error))
+
+
+@given(st.dictionaries(st.text("abcdefgimnoprstuy_", min_size=1, max_size=25), _VALUES, min_size=1, max_size=3))
+def test_a_random_key_is_one_of_maxtexts_or_is_named(values):
+  try:
+    check_arguments([f"{key}={value}" for key, value in values.items()], {})
+  except ConfigError as error:
+    assert any(f"{key}=" in str(error) for key in values), str(error)
+  else:
+    assert values.keys() <= known_keys()
 
 
 @given(st.text())

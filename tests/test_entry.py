@@ -57,3 +57,25 @@ def test_a_trainer_without_its_packages_is_one_line(write, monkeypatch, capsys):
     run_module("trainer", ["sparsity=0.5"], install=lambda: None)
   told = capsys.readouterr().err.splitlines()
   assert told[-1].endswith("MODULE=trainer: needs the package tunix_that_is_not_there, which is not installed")
+
+
+@pytest.mark.parametrize(
+  ("module", "message"),
+  [
+    ("maxtext.trainers.pre_train.trian", "there is no trian in pre_train, did you mean train"),
+    ("maxtext.trainers.pre_train", "is a folder of modules"),
+    ("no_such_package.train", "no such module"),
+    ("json.decoder", "has no function main"),
+    ("../train.py", "no such module"),
+    ("", "no such module"),
+  ],
+)
+def test_a_wrong_entry_point_is_refused_before_maxtext_is_imported(capsys, module, message):
+  def install():
+    pytest.fail("MaxText would be imported")
+
+  with pytest.raises(SystemExit) as ending:
+    run_module(module, [], install=install)
+  line = capsys.readouterr().err
+  assert ending.value.code == 2 and line.count("\n") == 1
+  assert line.startswith(f"maxtext-sparse: error: MODULE={module}: {message}")

@@ -1,6 +1,7 @@
 """Schedule arithmetic: which steps prune, to which density, and what the run then costs."""
 
 import itertools
+import re
 
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ import pytest
 
 from maxtext_sparse.config import parse_keys, SparsityKeys
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.schedule import build_schedule, keep_count, phase_shares, Schedule
+from maxtext_sparse.schedule import build_schedule, keep_count, phase_shares, refuse_idle, Schedule
 
 PAPER_SPARSITIES = (0.2, 0.4, 0.6, 0.8)
 # The paper's ten schedules: shares of the compute spent dense and pruning.
@@ -305,3 +306,38 @@ def test_an_explicit_end_at_the_run_length_means_the_last_event_inside_the_run()
   schedule = schedule_of(10, sparsity=0.5, gmp_start_step=4, gmp_end_step=10, gmp_pruning_frequency=3)
   assert schedule.event_steps == (4, 7)
   assert schedule.final_density == 0.5
+
+
+@given(
+  steps=st.integers(1, 200_000),
+  frequency=st.integers(1, 100_000),
+  sparsity=st.sampled_from([0.1, 0.5, 0.8, 0.99]),
+  fraction_of=st.sampled_from(["compute", "steps"]),
+)
+def test_the_frequency_that_a_refusal_advises_is_accepted(steps, frequency, sparsity, fraction_of):
+  raw = {"sparsity": sparsity, "gmp_pruning_frequency": frequency, "gmp_fraction_of": fraction_of}
+  try:
+    build_schedule(parse_keys(raw), steps)
+  except ConfigError as error:
+    advised = re.search(r"must be at most (\d+)$", str(error))
+    assert advised or "train for more steps" in str(error), str(error)
+    if advised:
+      assert int(advised[1]) < frequency
+      build_schedule(parse_keys(raw | {"gmp_pruning_frequency": int(advised[1])}), steps)
+
+
+def test_a_flood_of_events_is_refused_with_a_frequency_that_works():
+  raw = {"sparsity": 0.5, "gmp_pruning_frequency": 1}
+  with pytest.raises(ConfigError, match=r"gmp_pruning_frequency=1: makes 48030250 pruning events") as raised:
+    build_schedule(parse_keys(raw), 100_000_000)
+  least = int(str(raised.value).rpartition(" ")[2])
+  assert len(build_schedule(parse_keys(raw | {"gmp_pruning_frequency": least}), 100_000_000).event_steps) <= 1_000_000
+
+
+def test_a_sparsity_that_removes_nothing_is_refused_with_one_that_removes_something():
+  schedule = build_schedule(parse_keys({"sparsity": 1e-9}), 1000)
+  with pytest.raises(
+    ConfigError, match=r"^sparsity=1e-09: removes none of the 1000 prunable weights, must be at least 0.001"
+  ):
+    refuse_idle(schedule, 1000)
+  refuse_idle(build_schedule(parse_keys({"sparsity": 0.001}), 1000), 1000)

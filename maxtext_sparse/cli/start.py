@@ -1,5 +1,6 @@
 """`maxtext-sparse train`, `run` and `demo`: training with the plugin."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,13 @@ _TRAIN_ARGUMENTS = "CONFIG [CONFIG ...] [key=value ...]"
 
 _Sparsity = Annotated[
   str | None, typer.Option("--sparsity", "-s", metavar="S", help="The key sparsity=S, written as an option.")
+]
+_Progress = Annotated[
+  bool | None,
+  typer.Option(
+    "--progress/--no-progress",
+    help="Show a bar, and write MaxText's log to train.log in the run's folder. The default on a terminal.",
+  ),
 ]
 _Traceback = Annotated[
   bool, typer.Option("--traceback", help="Show where in MaxText an error came up, not only the reason.")
@@ -41,7 +49,12 @@ def register(app: typer.Typer) -> None:
   add(app, demo, RUN)
 
 
-def train(context: typer.Context, sparsity: _Sparsity = None, traceback: _Traceback = False) -> None:
+def train(
+  context: typer.Context,
+  sparsity: _Sparsity = None,
+  progress: _Progress = None,
+  traceback: _Traceback = False,
+) -> None:
   """Trains a model with MaxText and the plugin.
 
   The arguments are those of MaxText's own train, and the sparsity keys. Several config files merge left to right.
@@ -56,7 +69,12 @@ def train(context: typer.Context, sparsity: _Sparsity = None, traceback: _Traceb
         name = word.lstrip("-").partition("=")[0].replace("-", "_")
         raise ConfigError(f"{word}: no such option; a key of MaxText is written {name or 'key'}=VALUE")
   words = context.args if sparsity is None else [*context.args, f"sparsity={sparsity}"]
-  run_module("maxtext.trainers.pre_train.train", words, has_traceback=traceback)
+  around = None
+  if sys.stderr.isatty() if progress is None else progress:
+    from maxtext_sparse.local.foreground import bar_and_log
+
+    around = bar_and_log
+  run_module("maxtext.trainers.pre_train.train", words, has_traceback=traceback, around=around)
 
 
 def run(

@@ -9,9 +9,10 @@ import dataclasses
 import json
 from typing import Any
 
+from absl import logging as absl_logging
 import jax
 
-from maxtext_sparse.hooks import sparse_run
+from maxtext_sparse.hooks import listeners, sparse_run, summary
 from maxtext_sparse.hooks.registry import Function
 from maxtext_sparse.hooks.settings import is_maxtext_config
 from maxtext_sparse.runs.metrics import drop_rows_from
@@ -42,6 +43,9 @@ def add_scalars(write_metrics: Function) -> Function:
       run.monitor.settle(int(step), scalars.get("pruning/threshold"))
       scalars.update(run.monitor.scalars(int(step)))
       row = _Row(metric_type, f", density: {scalars['pruning/density']:.4f}")
+    summary.note(metrics["scalar"])
+    if metric_type != "running_eval":
+      listeners.tell(metrics["scalar"], int(step))
     token = _row.set(row)
     try:
       return write_metrics(self, metrics, step, metric_type)
@@ -58,7 +62,8 @@ def extend_step_line(log: Function) -> Function:
     suffix = _row.get().step_suffix
     return log(user_str + suffix if suffix and str(user_str).startswith("completed step") else user_str)
 
-  return log_extended
+  # The log names the place in MaxText that logs, not this hook.
+  return absl_logging.skip_log_prefix(log_extended)
 
 
 def keep_all_rows(write_metrics_locally: Function) -> Function:

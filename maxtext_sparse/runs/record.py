@@ -15,13 +15,21 @@ from typing import Any
 
 from etils import epath
 
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.schedule import Schedule
 
 _SCHEDULE_FILE = "schedule.json"
 _CONFIG_FILE = "config.json"
-# What a reader relies on; `active_sum` is missing in the records of older versions.
-_EVENT_KEYS = frozenset({"step", "density", "nonzero_prunable", "threshold", "matrices"})
+# What a reader relies on, with its types.
+_EVENT_TYPES: dict[str, tuple[type, ...]] = {
+  "step": (int,),
+  "density": (int, float),
+  "nonzero_prunable": (int,),
+  "threshold": (int, float, type(None)),
+  "matrices": (dict,),
+}
+# Missing in the records of older versions.
+_LATER_TYPES: dict[str, tuple[type, ...]] = {"active_sum": (int,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +99,7 @@ class RunRecord:
       raw = json.loads(path.read_text())
       schedule = Schedule(**{name: _as_tuple(value) for name, value in raw.pop("schedule").items()})
       return Plan(schedule, **{name: _as_tuple(value) for name, value in raw.items()})
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
       raise ConfigError(f"{path}: not a schedule record ({_reason(error)}), restore it or move it away") from error
 
   def write_plan(self, plan: Plan) -> None:
@@ -113,7 +121,7 @@ class RunRecord:
       return None
     try:
       return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
       raise ConfigError(f"{path}: not a recorded config ({_reason(error)}), restore it or move it away") from error
 
   def write_event(self, step: int, event: Mapping[str, Any]) -> None:
@@ -131,11 +139,11 @@ class RunRecord:
       return None
     try:
       event: dict[str, Any] = json.loads(path.read_text())
-      missing = sorted(_EVENT_KEYS - event.keys())
-    except (ValueError, AttributeError) as error:
+      problem = _problem_of_event(event, step)
+    except (OSError, ValueError, AttributeError) as error:
       raise ConfigError(f"{path}: not an event record ({_reason(error)}), restore it or move it away") from error
-    if missing:
-      raise ConfigError(f"{path}: not an event record (without {missing[0]}), restore it or move it away")
+    if problem:
+      raise ConfigError(f"{path}: not an event record ({problem}), restore it or move it away")
     return event
 
   def last_event(self, before: int) -> dict[str, Any] | None:
@@ -166,11 +174,20 @@ class RunRecord:
   def _write(self, name: str, content: Mapping[str, Any]) -> None:
     if not self._is_writer:
       return
+    try:
+      self._replace(name, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+      raise RunError(
+        f"{self.directory / name}: cannot write ({error.strerror or error}); the same command goes on from the last "
+        "checkpoint"
+      ) from error
+
+  def _replace(self, name: str, text: str) -> None:
     self.directory.mkdir(parents=True, exist_ok=True)
     # Written aside and renamed, so that a killed run leaves the old file or the new one. (`runs.files` does this for
     # local paths; this folder may be in a bucket.)
     aside = self.directory / f".{name}.tmp"
-    aside.write_text(json.dumps(content, indent=1) + "\n")
+    aside.write_text(text)
     aside.replace(self.directory / name)
 
 
@@ -183,6 +200,18 @@ def _step_of(path: epath.Path) -> int:
   if not digits.isdecimal() or path.name != _event_file(int(digits)):
     raise ConfigError(f"{path}: not the name of an event record, such as {_event_file(1200)}; move it away")
   return int(digits)
+
+
+def _problem_of_event(event: Mapping[str, Any], step: int) -> str | None:
+  """What is wrong with a record, None if nothing is."""
+  missing = sorted(_EVENT_TYPES.keys() - event.keys())
+  if missing:
+    return f"without {missing[0]}"
+  for key, types in (_EVENT_TYPES | _LATER_TYPES).items():
+    value = event.get(key, 0)
+    if not isinstance(value, types) or isinstance(value, bool):
+      return f"{key}={value!r} is not of type {types[0].__name__}"
+  return None if event["step"] == step else f"step={event['step']}, its name says {step}"
 
 
 def _as_tuple(value: Any) -> Any:

@@ -45,13 +45,15 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_checkpoint_cut_in_half_is_maxtexts_own_error(nursery, out, settings, whole, damage):
+def test_a_checkpoint_cut_in_half_is_named_with_the_one_before_it(nursery, out, settings, whole, damage):
   name = f"cut_{damage.replace(' ', '_')}"
-  file = DAMAGES[damage](branch(out, "whole", name, last=20) / "items")
+  checkpoint = branch(out, "whole", name, last=20)
+  file = DAMAGES[damage](checkpoint / "items")
   file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
   before = written_rows(out, name)
   log = fail(nursery, out, name, **settings)
-  assert "Traceback" in log and "maxtext-sparse: error" not in log
-  print(log.splitlines()[-1])
+  (line,) = [line for line in log.splitlines() if line.startswith("maxtext-sparse: error: ")]
+  assert line.startswith(f"maxtext-sparse: error: {checkpoint}: this checkpoint cannot be read with these keys (")
+  assert line.endswith("the run then goes on from the checkpoint of step 16") and "Traceback" not in log
   assert "completed step" not in log and written_rows(out, name) == before
   assert saved_steps(out, name)[-1] == 20

@@ -72,6 +72,7 @@ def answer(request):
 def main():
   from absl import logging
 
+  logging.use_absl_handler()  # as absl's app.run does
   logging.set_verbosity(logging.INFO)
   with os.fdopen(int(sys.argv[1]), "w") as replies:
     for line in sys.stdin:

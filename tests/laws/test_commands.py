@@ -166,20 +166,22 @@ def test_plot(table, tmp_path):
     (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "--sparsity", "2"), "--sparsity=2"),
     (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "--sparsity", "80"), "in percent? write 0.8"),
     (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "--bootstrap", "0"), "must be at least 2"),
-    (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "sparsity=0.5"), "give --sparsity 0.5"),
+    (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "sparsity=2"), "sparsity='2'"),
     (("predict", "TABLE", "--dense-params", "1e8", "--tokens", "1e9", "pruning_method=hold"), "does not prune"),
     (("predict", "TABLE", "--config", "none.yml"), "none.yml: cannot read"),
     (("recommend", "TABLE", "--flops", "1e20", "do_not_prune_kw=mlp"), "must be key=value with one of the keys"),
     (("recommend", "TABLE", "--flops", "1e20", "gmp_start_step=100"), "must be key=value with one of the keys"),
     (("predict", "TABLE", "shape=cubic", "--dense-params", "1e8", "--tokens", "1e9"), "shape=cubic: must be key=value"),
-    (("recommend", "TABLE", "--flops", "-1"), "--flops=-1"),
     (("recommend", "TABLE"), "--flops: is missing"),
-    (("recommend", "TABLE", "--flops", "1e20", "--inference-tokens", "-1"), "--inference-tokens=-1: must be a number"),
     (
       ("recommend", "TABLE", "--flops", "1e20", "--inference-tokens", "1e9", "--inference-cost", "2"),
       "--inference-cost=2",
     ),
-    (("recommend", "TABLE", "--flops", "1e20", "--training-cost", "free"), "--training-cost=free: must be effective or"),
+    (
+      ("recommend", "TABLE", "--flops", "1e20", "--inference-tokens", "1e9", "--training-cost", "free"),
+      "--training-cost=free: must be effective or",
+    ),
+    (("recommend", "TABLE", "--flops", "1e20", "--training-cost", "hardware"), "give --inference-tokens too"),
     (("recommend", "TABLE", "--flops", "1e20", "--optimal-sparsity"), "must go without --flops"),
     (("recommend", "TABLE", "--optimal-sparsity", "--law", "chinchilla"), "--law=chinchilla: leaves the sparsity out"),
     (("fit", "TABLE", "--size", "final"), "--size=final: belongs to the multiplier laws"),
@@ -233,3 +235,21 @@ def test_a_missing_package_is_one_line(table, module, arguments, remedy):
 def test_help_has_an_example(command):
   result = call(command, "--help")
   assert result.exit_code == 0 and f"Example: maxtext-sparse {command}" in " ".join(result.stdout.split())
+
+
+def test_a_dense_run_ignores_the_keys_of_the_schedule(table):
+  """With gmp_dense_fraction=0.9 and the default prune fraction the formula's average was 0.71 of the size."""
+  words = ("predict", table, "--dense-params", "138M", "--tokens", "1B", "--starts", "1", "--bootstrap", "2", "--json")
+  (row,) = json.loads(call(*words, "gmp_dense_fraction=0.9", "gmp_prune_fraction=0.1").stdout)["predictions"]
+  assert row["average_params"] == row["dense_params"] == 1.38e8 and row["tokens"] == 1e9
+
+
+def test_the_sparsity_has_two_spellings(table):
+  words = ("predict", table, "--dense-params", "138M", "--tokens", "1B", "--starts", "1", "--bootstrap", "2", "--json")
+  assert call(*words, "--sparsity", "0.8").stdout == call(*words, "sparsity=0.8").stdout
+
+
+def test_recommend_keeps_to_the_one_sparsity_that_is_asked_for(table):
+  words = ("recommend", table, "--flops", "1e20", "--starts", "1", "--bootstrap", "2", "--json")
+  for spelling in (("--sparsity", "0.5"), ("sparsity=0.5",)):
+    assert json.loads(call(*words, *spelling).stdout)["best"]["sparsity"] == 0.5

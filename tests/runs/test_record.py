@@ -1,8 +1,10 @@
 """The folder `sparsity` of a run: what was written comes back; a damaged or foreign file is named in one line."""
 
+import json
+
 import pytest
 
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.runs.record import Plan, RunRecord
 from maxtext_sparse.schedule import Schedule
 
@@ -50,6 +52,14 @@ DAMAGES = {
   "another object": '{"step": 3, "loss": 2.5}',
   "not text": b"\xff\xfe\x00",
 }
+WRONG = {
+  "step": '"three"',
+  "density": "null",
+  "nonzero_prunable": "0.5",
+  "threshold": "[]",
+  "matrices": "5",
+  "active_sum": '"many"',
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -61,6 +71,28 @@ def test_a_damaged_event_is_named_in_one_line(record, tmp_path, damage):
   told = str(error.value)
   assert "event_00000003.json: not an event record (" in told and told.endswith("), restore it or move it away")
   assert "\n" not in told
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_value_of_another_type_in_an_event_is_named(record, tmp_path, key):
+  record.write_event(3, EVENT)
+  path = tmp_path / "sparsity" / "event_00000003.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {key: json.loads(WRONG[key])}))
+  with pytest.raises(ConfigError, match=rf"event_00000003.json: not an event record \({key}="):
+    record.read_event(3)
+
+
+def test_an_event_under_the_name_of_another_step_is_named(record, tmp_path):
+  record.write_event(3, EVENT)
+  (tmp_path / "sparsity" / "event_00000003.json").rename(tmp_path / "sparsity" / "event_00000004.json")
+  with pytest.raises(ConfigError, match=r"event_00000004.json: .* \(step=3, its name says 4\)"):
+    record.read_event(4)
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(record, tmp_path):
+  (tmp_path / "sparsity").write_text("")
+  with pytest.raises(RunError, match=r"sparsity/event_00000003.json: cannot write \(.*\); the same command goes on"):
+    record.write_event(3, EVENT)
 
 
 @pytest.mark.parametrize("name", ["event_x.json", "event_3.json", "event_00000003 (1).json", "event_00000003.json.bak"])

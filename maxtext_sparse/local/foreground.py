@@ -1,0 +1,94 @@
+"""Shows a run of this process as a bar in the terminal, while MaxText's own log goes into a file."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from maxtext_sparse.hooks.listeners import listening
+from maxtext_sparse.local.progress import run_progress
+from maxtext_sparse.run_values import steps_of
+from maxtext_sparse.runs.metrics import eval_rows, Row, train_rows
+
+_LOG_FILE = "train.log"
+
+
+@contextlib.contextmanager
+def bar_and_log(values: Mapping[str, Any]) -> Iterator[None]:
+  """A bar on the terminal in the with block, and in a file everything that MaxText and jax print.
+
+  The plugin's own log lines, such as warnings and the summary, are shown above the bar too.
+
+  Args:
+    values: the keys that the run sets itself.
+  """
+  path = _log_path(values)
+  with open(path, "a", encoding="utf-8") as log, _output_into(log) as terminal:
+    console = Console(file=terminal)
+    console.print(f"log: {path}", highlight=False, soft_wrap=True)
+    shown = logging.StreamHandler(_Above(console))
+    logging.getLogger("maxtext_sparse").addHandler(shown)
+    try:
+      with run_progress(console, str(values.get("run_name") or "training"), steps_of(values) or 1) as report:
+
+        def tell(row: Row) -> None:
+          train, evaluated = train_rows([row]), eval_rows([row])
+          latest.update(train=train[0] if train else latest["train"], eval=evaluated[0] if evaluated else latest["eval"])
+          report(latest["train"], latest["eval"])
+
+        latest: dict[str, Row] = {"train": {}, "eval": {}}
+        with listening(tell):
+          yield
+    finally:
+      logging.getLogger("maxtext_sparse").removeHandler(shown)
+
+
+class _Above:
+  """A stream for log lines that keeps them above the bar."""
+
+  def __init__(self, console: Console):
+    self._console = console
+
+  def write(self, text: str) -> None:
+    """Prints a line; the line break that logging adds comes with it."""
+    if text.strip():
+      self._console.print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
+
+  def flush(self) -> None:
+    """The console has no buffer of its own."""
+
+
+def _log_path(values: Mapping[str, Any]) -> str:
+  """`train.log` in the folder of the run, or a temporary file where that is not on this machine."""
+  output, name = str(values.get("base_output_directory") or ""), str(values.get("run_name") or "")
+  if not output or not name or "://" in output:
+    handle, path = tempfile.mkstemp(prefix="maxtext_sparse_", suffix=".log")
+    os.close(handle)
+    return path
+  folder = os.path.join(output, name)
+  os.makedirs(folder, exist_ok=True)
+  return os.path.join(folder, _LOG_FILE)
+
+
+@contextlib.contextmanager
+def _output_into(log: TextIO) -> Iterator[TextIO]:
+  """Sends what this process and its children print into a file, and yields the terminal."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  kept = os.dup(1), os.dup(2)
+  with os.fdopen(os.dup(kept[1]), "w", encoding="utf-8") as terminal:
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    try:
+      yield terminal
+    finally:
+      sys.stdout.flush()
+      sys.stderr.flush()
+      for number, saved in enumerate(kept, start=1):
+        os.dup2(saved, number)
+        os.close(saved)

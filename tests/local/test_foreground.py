@@ -1,0 +1,50 @@
+"""The bar of a run in this process: MaxText's log goes into a file, and the terminal shows what matters."""
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+REPO = Path(__file__).parents[2]
+# Stands for a run that logs in Python, in C++, and in a child process.
+RUN = """
+import logging, os, subprocess, sys
+from maxtext_sparse.hooks import listeners
+from maxtext_sparse.local.foreground import bar_and_log
+values = {"steps": 10, "sparsity": 0.5, **dict(word.split("=") for word in sys.argv[1:])}
+with bar_and_log(values):
+  print("a line of MaxText")
+  os.write(2, b"a line of XLA\\n")
+  subprocess.run(["echo", "a line of a child"], check=True)
+  logging.getLogger("maxtext_sparse").warning("pruning event at step 4 left under 1 %%")
+  listeners.tell({"learning/loss": 2.0, "pruning/density": 0.75}, 4)
+  listeners.tell({"eval/avg_loss": 3.0}, 9)
+print("after the run")
+"""
+LINES = ["a line of MaxText", "a line of XLA", "a line of a child"]
+
+
+def run(*words):
+  command = [sys.executable, "-c", RUN, *words]
+  variables = os.environ | {"PYTHONPATH": str(REPO)}
+  return subprocess.run(command, capture_output=True, text=True, env=variables, check=True)
+
+
+def test_the_log_is_in_the_folder_of_the_run(tmp_path):
+  done = run(f"base_output_directory={tmp_path}", "run_name=a")
+  log = tmp_path / "a" / "train.log"
+  assert sorted(log.read_text().splitlines()) == sorted(LINES)
+  assert done.stdout == "after the run\n"
+  assert done.stderr.splitlines() == [
+    f"log: {log}",
+    "a: starting MaxText",
+    "pruning event at step 4 left under 1 %%",
+    "a: step 5/10, loss 2.000, density 0.750",
+  ]
+
+
+def test_a_run_without_a_local_folder_logs_into_a_temporary_file():
+  done = run("base_output_directory=gs://bucket/runs", "run_name=a")
+  path = Path(done.stderr.splitlines()[0].removeprefix("log: "))
+  assert sorted(path.read_text().splitlines()) == sorted(LINES)
+  path.unlink()
