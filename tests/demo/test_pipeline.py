@@ -87,7 +87,7 @@ def test_no_room(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up(tmp_path, monkeypatch):
-  def fail(*args):
+  def fail(*args, **settings):
     raise OSError(28, "No space left on device", "corpus")
 
   monkeypatch.setattr(pipeline, "build_corpus", fail)

@@ -28,6 +28,7 @@ COUNTS = {
   "mini-pairs": (24, 0),
   "mini-causes": (17, 0),
   "mini-remedies": (3, 0),
+  "mini-rules": (39, 0),
   "mini-schedules": (20, 1),
   "mini-smoke": (6, 2),
 }
