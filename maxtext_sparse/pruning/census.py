@@ -81,5 +81,6 @@ def _compiled_count(parameters: tuple[Parameter, ...], replicated: NamedSharding
     predicates = [(~keys.is_zero(weight), keys.is_nonfinite(weight)) for weight in weights]
     return [tuple(matrices.count_each(list(hits), p)) for p, hits in zip(parameters, predicates)]
 
-  out_specs = lambda: [(Count(jax.P(), jax.P()),) * 2 for _ in parameters]
+  everywhere: Any = jax.P()
+  out_specs = lambda: [(Count(everywhere, everywhere),) * 2 for _ in parameters]
   return jax.jit(functools.partial(meshes.by_partitioner, count, out_specs), out_shardings=replicated)
