@@ -1,8 +1,7 @@
 """Trains tiny models with real MaxText and computes their logits, many in one process, so that they share its start-up.
 
-Reads a list of cases from a JSON file and does for each, in this order, what it asks for: `train` and `params_only` are
-arguments of a run and of MaxText's script that keeps parameters only; `load` are the arguments with which a checkpoint is
-read, to compute the logits of `tokens` and write them to OUT/NAME.npz.
+Reads a list of cases from a JSON file. A case may have `train`, arguments of a run, and `load`, arguments with which a
+checkpoint is read, to compute the logits of `tokens` and write them to OUT/NAME.npz.
 """
 
 import json
@@ -20,14 +19,6 @@ def train(args):
   with hooks.installed():
     config, recorder = maxtext_train.initialize([maxtext_train.__file__, *args])
     maxtext_train.train_loop(config, recorder)
-
-
-def params_only(args):
-  """MaxText's own script, without the plugin: the checkpoint of a sparse run is one of MaxText's."""
-  from maxtext.configs import pyconfig
-  from maxtext.utils import generate_param_only_checkpoint
-
-  generate_param_only_checkpoint.generate_decode_checkpoint(pyconfig.initialize(["generate.py", *args]))
 
 
 def logits(args, tokens):
@@ -76,8 +67,6 @@ def main():
   for case in cases:
     if case.get("train"):
       train(case["train"])
-    if case.get("params_only"):
-      params_only(case["params_only"])
     if case.get("load"):
       np.savez(os.path.join(sys.argv[2], f"{case['name']}.npz"), logits=logits(case["load"], case["tokens"]))
 
