@@ -103,8 +103,9 @@ def test_a_config_that_cannot_work_fails_at_once(launch):
 
 
 def test_data_that_runs_out_restarts_a_bounded_number_of_times(launch, short_text):
+  """The host that notices ends with one line. jax waits five minutes for the other one, and then both end with 134."""
   runner = launch("short", max_restarts=1, steps=400, gmp_end_step=380, checkpoint_period=50, **short_text)
   assert runner.run() == "Failed"
   assert runner.num_restarts == 1
-  assert all(1 in statuses for statuses in runner.attempts), runner.attempts
-  assert "give it more data" in runner.log(1, 0)
+  assert all(status != 0 for statuses in runner.attempts for status in statuses), runner.attempts
+  assert "give it more data" in runner.log(0, 0)

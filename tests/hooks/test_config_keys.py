@@ -114,8 +114,8 @@ def test_several_config_files_merge_left_to_right(tmp_path):
   first, second = tmp_path / "model.yml", tmp_path / "run.yml"
   first.write_text("steps: 10\nsparsity: 0.2\n")
   second.write_text("sparsity: 0.8\n")
-  with merged_configs([str(first), str(second), "steps=30"]) as merged:
-    assert merged[1:] == ["steps=30"]
+  with merged_configs([str(first), str(second), "steps=3000"]) as merged:
+    assert merged[1:] == ["steps=3000"]
     assert Path(merged[0]).read_text().splitlines() == ["steps: 10", "sparsity: 0.8", "base_config: base.yml"]
   assert not os.path.exists(merged[0])
 

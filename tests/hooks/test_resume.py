@@ -39,6 +39,7 @@ def test_a_run_killed_in_the_middle_of_pruning_ends_bit_identical(worker, out, t
   victim._process.stdin.write(json.dumps(request) + "\n")
   victim._process.stdin.flush()
   kill_when(victim, lambda: any(step >= 20 for step in checkpoints(out, "killed")))
+  victim.close()
   assert checkpoints(out, "killed")[-1] < 50, "the run was over before it was killed"
   resumed = worker.train(out, "killed", **settings)
   assert_same_leaves(whole, resumed)
