@@ -142,7 +142,7 @@ def test_an_override_wins_over_the_files(files):
     (["steps=5", "steps=6"], "steps=6: steps=5 is given too, keep one"),
     (["=1"], "=1: must be key=value"),
     (["a b=1"], "a b=1: must be key=value"),
-    (["steps=[1"], r"\[1: is not a value that MaxText can read"),
+    (["steps=[1"], r"steps=\[1: is not a value that MaxText can read"),
   ],
 )
 def test_what_is_no_config_and_no_key_is_refused(words, message):

@@ -193,10 +193,10 @@ def test_a_dry_run_shows_the_jobsets_and_changes_nothing(sweep):
   assert sorted(sweep.folder.rglob("*")) == before and sweep.submitted == []
 
 
-def test_a_local_output_directory_is_shown_but_not_submitted(sweep):
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+def test_a_local_output_directory_is_refused_with_and_without_a_dry_run(sweep, words):
   sweep.write({"base_output_directory": "out"})
-  assert sweep.submit("--dry-run")[1]["alone"] == "ready"
-  status, _, error = sweep.submit()
+  status, _, error = sweep.submit(*words)
   assert status == 2 and error.count("\n") == 1 and "trunk-a: base_output_directory=out: " in error and "gs://" in error
   assert sweep.submitted == []
 
