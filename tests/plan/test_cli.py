@@ -128,7 +128,7 @@ def test_the_overrides_of_a_twin_run_as_they_are_printed():
     (["--steps", 1000, "-s", 0.5, "gmp_prune_fractoin=0.5"], "did you mean gmp_prune_fraction?"),
     (["--flops", "1e12", "--batch", "2M", "--prunable", "138M", "-s", 0.5], "too small for a run"),
     (["model_name=lama2-7b", "-s", 0.5], "did you mean llama2-7b?"),
-    (["--prunable", "1M", "vocab_size=512", "-s", 0.5], "CONFIG has its own"),
+    (["base.yml", "--prunable", "1M", "vocab_size=512", "-s", 0.5], "CONFIG has its own"),
     (["--twin", "vocab_size=512", "--plot", "x.png"], "leave out --twin"),
   ],
 )

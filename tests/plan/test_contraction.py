@@ -7,8 +7,8 @@ from maxtext_sparse.hooks import train_state
 from maxtext_sparse.plan.models import load_model
 
 FAMILIES = {
-  "llama": [],
-  "unscanned": ["scan_layers=False"],
+  "llama": ["base.yml"],
+  "unscanned": ["base.yml", "scan_layers=False"],
   "grouped queries": ["model_name=llama3.1-8b"],
   "gemma": ["model_name=gemma2-2b"],
   "gemma 3": ["model_name=gemma3-4b"],
