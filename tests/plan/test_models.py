@@ -93,10 +93,10 @@ def test_tokens_are_not_known_while_the_batch_ramps_up():
     (["model_name=lama2-7b"], "model_name=lama2-7b: unknown, did you mean llama2-7b\\?"),
     (["model_name=qwen3.5-35b-fp8"], "model_name=qwen3.5-35b-fp8: this MaxText comes without"),
     (["base_emb_dimm=64"], "base_emb_dimm=64: MaxText has no such key, did you mean base_emb_dim\\?"),
-    (["sparsty=0.5"], "sparsty=0.5: MaxText has no such key, did you mean sparsity\\?"),
-    (["decoder_block=lama2"], "decoder_block=lama2: unknown, did you mean llama2\\?"),
-    (["steps=ten"], "steps=ten: "),
-    (["num_experts=8"], "moe_mlp_dim must be positive"),
+    (["base.yml", "sparsty=0.5"], "sparsty=0.5: MaxText has no such key, did you mean sparsity\\?"),
+    (["base.yml", "decoder_block=lama2"], "decoder_block=lama2: unknown, did you mean llama2\\?"),
+    (["base.yml", "steps=ten"], "steps=ten: "),
+    (["base.yml", "num_experts=8"], "moe_mlp_dim must be positive"),
   ],
 )
 def test_bad_configs_are_one_line(arguments, message):
