@@ -17,6 +17,7 @@ from tests.plots.conftest import row, texts, write_metrics, write_table
 # Figure -> fixture with its inputs.
 INPUTS = {
   "pairs": "pairs_table",
+  "gap": "law_table",
   "compute": "metrics_files",
   "accuracy": "law_table",
   "schedules": "schedule_table",
