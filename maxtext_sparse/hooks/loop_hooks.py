@@ -107,7 +107,7 @@ def require_completion(train_loop: Function) -> Function:
     if not is_maxtext_config(config):
       return train_loop(config, recorder, state)
     with run_guard.alone(config), run_guard.explained(config):
-      summary.begin(config)
+      summary.begin()
       try:
         with run_guard.stoppable(config):
           state = train_loop(config, recorder, state)

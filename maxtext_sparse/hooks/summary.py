@@ -23,10 +23,9 @@ class _Seen:
 _seen = _Seen(0.0)
 
 
-def begin(config: Any) -> None:
+def begin() -> None:
   """Forgets the run before."""
   global _seen
-  del config
   _seen = _Seen(time.monotonic())
 
 

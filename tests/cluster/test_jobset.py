@@ -9,8 +9,11 @@ from maxtext_sparse.runs.metrics import once_per_step, read_rows, train_rows
 from tests.cluster.conftest import call, flags
 from tests.cluster.jobset_runner import JobSetRunner, kill_pod
 from tests.faults import bucket
+from tests.faults.bucket import port
 from tests.hooks.conftest import text_settings
 from tests.hooks.harness import arguments, environment
+
+__all__ = ["port"]
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +29,6 @@ RUN = {
   "per_device_batch_size": 4,
 }
 OF_THE_MACHINE = ("hardware", "skip_jax_distributed_system")
-
-
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-  with bucket.emulator(tmp_path_factory.mktemp("emulator") / "log") as port:
-    yield port
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +89,9 @@ def test_two_hosts_run_to_the_end_and_a_lost_host_changes_nothing(launch, port, 
     assert runner.num_restarts == 1, runner.attempts
     known = lambda event: {key: value for key, value in event.items() if key != "threshold"}
     assert [known(e) for e in bucket.events(port, f"runs/{name}")] == [known(e) for e in expected]
-    assert losses(tmp_path, name).items() <= losses(tmp_path, "quiet").items()
+    found = losses(tmp_path, name)
+    # A kill takes the rows of two steps at most.
+    assert len(found) >= RUN["steps"] - 2 and found.items() <= losses(tmp_path, "quiet").items()
 
 
 def test_a_config_that_cannot_work_fails_at_once(launch):

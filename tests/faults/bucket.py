@@ -19,6 +19,8 @@ import time
 import urllib.parse
 import urllib.request
 
+import pytest
+
 NAME = "bucket"
 URL = f"gs://{NAME}"
 # Headers that belong to one connection, not to the message.
@@ -55,6 +57,13 @@ def emulator(log: Path) -> Iterator[int]:
   finally:
     server.kill()
     server.wait()
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+  """The port of a bucket for the tests of one module."""
+  with emulator(tmp_path_factory.mktemp("emulator") / "log") as port:
+    yield port
 
 
 def objects(port: int, prefix: str = "") -> dict[str, int]:

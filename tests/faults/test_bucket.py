@@ -9,19 +9,15 @@ import pytest
 
 from maxtext_sparse.runs.metrics import once_per_step, read_rows, train_rows
 from tests.faults import bucket
-from tests.faults.bucket import Proxy, URL
+from tests.faults.bucket import port, Proxy, URL
 from tests.hooks.harness import arguments, assert_same_leaves, environment, Result
+
+__all__ = ["port"]
 
 pytestmark = pytest.mark.slow
 
 SAVING = {"checkpoint_period": 10}
 RUNS = f"{URL}/runs"
-
-
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-  with bucket.emulator(tmp_path_factory.mktemp("emulator") / "log") as port:
-    yield port
 
 
 @pytest.fixture(scope="module")
