@@ -65,6 +65,13 @@ PricedTopology = Annotated[
 ]
 AssumedMfu = Annotated[float | None, _price("Utilisation of the chips; 0.4 is assumed.", min=0.001, max=1.0)]
 ChipPrice = Annotated[float | None, _price("Dollars of a chip-hour, such as 1.2.", min=0.0)]
+Compared = Annotated[
+  tuple[str, str] | None,
+  typer.Option(
+    metavar="A B",
+    help="Compare two configs, such as 1b.yml '1b.yml sparsity=0.5', or folders of two Python environments.",
+  ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -173,6 +180,7 @@ def preflight(
   slices: Annotated[int, typer.Option(min=1, help="Number of slices of that topology.")] = 1,
   mfu: Mfu = None,
   price: Price = None,
+  compare: Compared = None,
   jobs: Annotated[int, typer.Option(min=1, help="Compilations at a time. Each takes a core and a few GB.")] = 2,
   as_json: Json = False,
 ) -> None:
@@ -184,21 +192,49 @@ def preflight(
 
   JSON: dense and sparse, each with argument_bytes, temp_bytes, output_bytes, flops, accessed_bytes, hbm_bytes,
   event_bytes and collectives; added_collectives[], fits, bars, peak_seconds, pace (seconds of a dense step, the mask, an
-  event), run (steps, hours, chip_hours, dollars).
+  event), run (steps, hours, chip_hours, dollars). With --compare: A, B (each as above) and ratios of B over A.
 
   Example: maxtext-sparse preflight configs/models/1b.yml --topology v5p-128 sparsity=0.8 --mfu 0.45 --price 4.2
+
+  Example: maxtext-sparse preflight --topology v5e-16 sparsity=0.8 --compare configs/models/58m.yml configs/models/162m.yml
+
+  Example: maxtext-sparse preflight configs/models/1b.yml --topology v5p-128 sparsity=0.8 --compare .venv-0.2.4 .venv
   """
+  if compare is not None:
+    given = {"--mfu": mfu, "--price": price, "--slices": slices, "--jobs": jobs, "--topology": topology}
+    options = [f"{name}={value}" for name, value in given.items() if value is not None]
+    _print_both(arguments or [], compare, options, as_json)
+    return
   with one_line_errors():
-    from maxtext_sparse.preflight.compare import compare
+    from maxtext_sparse.preflight.compare import compare as compare_steps
     from maxtext_sparse.preflight.text import Options, print_comparison, to_dict
 
-    comparison = compare(arguments or [], topology, slices, jobs, lambda line: print(line, file=sys.stderr, flush=True))
-    options = Options(mfu, price)
+    comparison = compare_steps(arguments or [], topology, slices, jobs, _tell)
+    known = Options(mfu, price)
   if as_json:
-    print_json(to_dict(comparison, options))
+    print_json(to_dict(comparison, known))
   else:
-    print_comparison(comparison, options, console())
+    print_comparison(comparison, known, console())
   if not comparison.fits:
+    raise typer.Exit(1)
+
+
+def _tell(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
+
+
+def _print_both(arguments: list[str], compared: tuple[str, str], options: list[str], as_json: bool) -> None:
+  """Runs the preflights of both sides, one after the other, and prints them."""
+  with one_line_errors():
+    from maxtext_sparse.preflight.side_by_side import print_both, ratios, run_side, Side
+
+    sides = [Side.parse(text) for text in compared]
+    told = [run_side(side, arguments, options, _tell) for side in sides]
+  if as_json:
+    print_json(dict(zip("AB", told)) | {"ratios": ratios(*told)})
+  else:
+    print_both(sides, told, console())
+  if not all(content["fits"] for content in told):
     raise typer.Exit(1)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from maxtext_sparse.hooks import maxtext_version
 from maxtext_sparse.preflight.compare import Comparison, Step
 from maxtext_sparse.preflight.pace import Pace, RunCost
 from maxtext_sparse.terminal import new_table, say, short
@@ -33,6 +34,7 @@ class Options:
 def to_dict(comparison: Comparison, options: Options) -> dict[str, Any]:
   """Everything for JSON: collectives by kind, and the added ones one by one."""
   content = {
+    "maxtext": maxtext_version(),
     "topology": comparison.topology,
     "num_chips": comparison.where.num_chips,
     "sparsity": comparison.sparsity,
