@@ -196,7 +196,7 @@ def preflight(
 
   Example: maxtext-sparse preflight configs/models/1b.yml --topology v5p-128 sparsity=0.8 --mfu 0.45 --price 4.2
 
-  Example: maxtext-sparse preflight --topology v5e-16 sparsity=0.8 --compare configs/models/58m.yml configs/models/162m.yml
+  Example: maxtext-sparse preflight --topology v5e-16 sparsity=0.8 --compare model_name=llama2-7b model_name=mistral-7b
 
   Example: maxtext-sparse preflight configs/models/1b.yml --topology v5p-128 sparsity=0.8 --compare .venv-0.2.4 .venv
   """

@@ -1,6 +1,5 @@
 """`maxtext-sparse sweep`: studies of many runs, from a sweep file to the table that `fit` reads."""
 
-import dataclasses
 import sys
 from typing import Annotated
 
@@ -52,7 +51,7 @@ def make(
     if as_json:
       counts = {name: getattr(made, name) for name in ("name", "num_runs", "num_trunks", "steps", "steps_alone")}
       runs = [run.to_dict() for run in made.runs]
-      costs = {"cost": dataclasses.asdict(cost)} if cost else {}
+      costs = {"cost": cost.to_dict()} if cost else {}
       print_json({"out": out} | counts | {"saved_fraction": round(made.saved, 6), "runs": runs} | costs)
       return
     from maxtext_sparse.sweeps.text import print_made, print_study_cost

@@ -11,6 +11,7 @@ from typing import Any
 
 from maxtext_sparse.config import KEYS
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.plan.cost import training_flops
 from maxtext_sparse.sweeps.manifest import config_text, Manifest, Run
 from maxtext_sparse.sweeps.points import expand, Point
 from maxtext_sparse.sweeps.resolve import check_point, Resolved, Resolver, SCHEDULE_KEYS
@@ -129,7 +130,9 @@ def _entries(
     if trunk is not None and id(trunk) not in names:
       names[id(trunk)] = _trunk_name(spec, [members[i] for i in trunk.members], names.values())
       fields = _fields(member, kind="trunk", trunk=None, branch_step=None, axes={})
-      yield names[id(trunk)], trunk.config, fields | {"num_events": 1}
+      # Its only event is at its last step, so all its steps are dense.
+      dense = training_flops(trunk.steps * fields["num_prunable"], fields["batch_tokens"])
+      yield names[id(trunk)], trunk.config, fields | {"num_events": 1, "effective_flops": dense}
     source = None if trunk is None else names[id(trunk)]
     step = None if trunk is None else trunk.members[index]
     yield member.name, member.resolved.config, _fields(member, "run", source, step, member.axes)
@@ -139,7 +142,7 @@ def _fields(
   member: Member, kind: str, trunk: str | None, branch_step: int | None, axes: dict[str, Any]
 ) -> dict[str, Any]:
   run = member.resolved
-  sizes = {name: getattr(run, name) for name in ("num_prunable", "batch_tokens", "flops_per_token")}
+  sizes = {name: getattr(run, name) for name in ("num_prunable", "batch_tokens", "flops_per_token", "effective_flops")}
   events = None if run.schedule is None else len(run.schedule.event_steps)
   return {"kind": kind, "trunk": trunk, "branch_step": branch_step, "axes": axes, "num_events": events} | sizes
 

@@ -30,6 +30,7 @@ class Run:
     batch_tokens: tokens per step.
     flops_per_token: model FLOPs of training on one token.
     num_events: number of its pruning events, None for a dense run.
+    effective_flops: 6 B sum_t N(t) of all its steps, those of its trunk included.
   """
 
   name: str
@@ -44,6 +45,7 @@ class Run:
   batch_tokens: int = 0
   flops_per_token: float = 0.0
   num_events: int | None = None
+  effective_flops: float = 0.0
 
   @property
   def num_own_steps(self) -> int:

@@ -17,6 +17,7 @@ from maxtext_sparse.config import parse_keys
 from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.budget import steps_for_tokens
+from maxtext_sparse.plan.cost import training_flops
 from maxtext_sparse.plan.models import load_model, Model
 from maxtext_sparse.plan.twins import twin_finder
 from maxtext_sparse.run_values import check_values
@@ -67,6 +68,14 @@ class Resolved:
   batch_tokens: int
   dataset_type: str
   flops_per_token: float
+
+  @property
+  def effective_flops(self) -> float:
+    """6 B sum_t N(t); of a dense run 6 N D."""
+    active = self.steps * self.num_prunable
+    if self.schedule is not None:
+      active = self.schedule.active_sum(self.steps, self.num_prunable)
+    return training_flops(active, self.batch_tokens)
 
   @property
   def sparsity(self) -> float:

@@ -29,10 +29,11 @@ def print_made(made: Manifest, console: Console) -> None:
 
 
 def print_study_cost(cost: StudyCost, console: Console) -> None:
-  """Prints chip-hours and dollars of a study, with and without its trunks."""
+  """Prints what a study takes, with and without its trunks."""
   say(console, f"on {cost.topology} at MFU {cost.utilisation:.0%}, one run after the other:")
-  say(console, f"  each run alone  {cost.alone.describe()}")
-  say(console, f"  with trunks     {cost.with_trunks.describe()}")
+  for name, part in (("each run alone", cost.alone), ("with trunks", cost.with_trunks)):
+    flops = f"{short(part.actual_flops)} FLOPs, {part.actual_flops / part.effective_flops:.2f}x the effective ones"
+    say(console, f"  {name:<14}  {part.cost.describe()}; {flops}")
 
 
 def print_states(rows: Sequence[tuple[Run, RunStatus]], console: Console) -> None:
