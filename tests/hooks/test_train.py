@@ -62,19 +62,13 @@ def test_eight_devices_prune_to_the_same_density_with_the_same_losses(worker8, o
   np.testing.assert_allclose(sharded.column("learning/loss"), sparse_run.column("learning/loss"), rtol=2e-4)
 
 
+# Those that change how a step is made up; `test_maxtext_matrix.py` has many more, in the slow set.
 VARIANTS = {
   "gradient_accumulation": {"gradient_accumulation_steps": 2, "per_device_batch_size": 4},
   "bf16_weights": {"weight_dtype": "bfloat16"},
-  "bf16_compute": {"dtype": "bfloat16"},
-  "skip_step_on_spikes": {"skip_step_on_spikes": True, "skip_step_interval": 4, "skip_step_scaling_factor": 0.1},
-  "adam_pax": {"opt_type": "adam_pax"},
   "muon": {"opt_type": "muon"},
-  "sgd": {"opt_type": "sgd"},
-  "no_clipping": {"gradient_clipping_threshold": 0.0},
   "unscanned": {"scan_layers": False},
   "int8": {"quantization": "int8"},
-  "grouped_query": {"base_num_kv_heads": 2},
-  "remat_full": {"remat_policy": "full"},
 }
 
 
