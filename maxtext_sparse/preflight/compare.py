@@ -131,6 +131,10 @@ class RunFigures:
   model_flops: float
   expected_flops: float | None
 
+  def utilisation(self, seconds: float, where: Slice) -> float:
+    """Model FLOPs of a step of so many seconds over those that the chip could compute in this time (MFU)."""
+    return self.model_flops / (seconds * where.device.peak_flops)
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -181,7 +185,7 @@ class Comparison:
 
   def utilisation(self) -> float:
     """Model FLOPs of a dense step over those that its time at peak rates would allow: the most that MFU can be."""
-    return self.run.model_flops / (self.dense_time.seconds * self.where.device.peak_flops)
+    return self.run.utilisation(self.dense_time.seconds, self.where)
 
   def pace(self, utilisation: float | None = None) -> Pace:
     """How fast the run trains: at peak rates, or with a dense step at a measured utilisation of model FLOPs."""
@@ -208,17 +212,13 @@ def compare(
     ConfigError: the topology is unknown, MaxText or the plugin refuses the config, or the config does not prune.
     RunError: the compiler failed, and not for lack of memory.
   """
-  target = (f"compile_topology={topology}", f"compile_topology_num_slices={num_slices}")
-  values = check_arguments([*arguments, *target])
-  require_model(arguments)
-  check_topology(topology)
-  keys = parse_keys(values)
+  keys = parse_keys(_check(arguments, topology, num_slices))
   if not keys.is_active:
     raise ConfigError(f"sparsity={keys.sparsity}: this run is dense, give for example sparsity=0.8")
   with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as folder:
 
     def start(name: str) -> dict[str, Any]:
-      return _compile(name, _with_keys(arguments, [*target, "log_config=False", *_PROGRAMS[name]]), folder, tell)
+      return _compile(name, _program(name, arguments, topology, num_slices), folder, tell)
 
     with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
       # The sparse program comes first, because it is the one that a bad key fails.
@@ -232,6 +232,31 @@ def compare(
   run = RunFigures(**sparse["run"])
   steps = {name: _step(told[name]) for name in _PROGRAMS}
   return Comparison(topology, sparse["sparsity"], run, slice_of(topology, num_slices), **steps)
+
+
+def compile_dense(arguments: Sequence[str], topology: str, tell: Callable[[str], None]) -> tuple[RunFigures, Step]:
+  """Compiles the dense step alone, on one slice; the rest is as for `compare`."""
+  _check(arguments, topology, num_slices=1)
+  with tempfile.TemporaryDirectory(prefix="maxtext_sparse_") as folder:
+    told = _compile("dense", _program("dense", arguments, topology, 1), folder, tell)
+  return RunFigures(**told["run"]), _step(told)
+
+
+def _check(arguments: Sequence[str], topology: str, num_slices: int) -> dict[str, Any]:
+  """The keys that the arguments set, after all checks that need no compiler."""
+  values = check_arguments([*arguments, *_target(topology, num_slices)])
+  require_model(arguments)
+  check_topology(topology)
+  return values
+
+
+def _target(topology: str, num_slices: int) -> tuple[str, str]:
+  return f"compile_topology={topology}", f"compile_topology_num_slices={num_slices}"
+
+
+def _program(name: str, arguments: Sequence[str], topology: str, num_slices: int) -> list[str]:
+  """The arguments of one of the programs."""
+  return _with_keys(arguments, [*_target(topology, num_slices), "log_config=False", *_PROGRAMS[name]])
 
 
 def _compile(name: str, arguments: Sequence[str], folder: str, tell: Callable[[str], None]) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 token, and the products of attention, of which causality leaves half. A program computes more:
 
 - Rematerialisation repeats the forward pass of each layer, but for the last product of its MLP, whose result no gradient
-  needs.
+  needs. With experts it is repeated too, because the gradient of the router's weights needs what each expert returned.
 - The attention kernel works on blocks, and computes those on the diagonal in full: with 4 x 4 blocks 10 of 16, not 8.
 - Its backward pass computes the scores again, once for the queries and once for the keys and values: 7 products, not 4.
 """
@@ -30,17 +30,18 @@ def tokens_per_device(config: Any) -> float:
 def expected_flops(config: Any) -> float | None:
   """FLOPs that the program of a step should have on one device; None for a config that the count is not made for.
 
-  It is made for decoders of equal layers, with attention over all that came before and `remat_policy: full`.
+  It is made for decoders of equal layers, with attention over all that came before and `remat_policy: full`. Experts must
+  compute every token that is sent to them, and no padding.
   """
   attention_type = getattr(config.attention_type, "value", config.attention_type)
-  if config.remat_policy != "full" or attention_type != "global":
+  drops_tokens = config.num_experts > 1 and (not config.sparse_matmul or config.capacity_factor > 0)
+  if config.remat_policy != "full" or attention_type != "global" or drops_tokens:
     return None
   _, weights, attention = _maxtext_flops(config)
   tokens = tokens_per_device(config)
   head = 2.0 * tokens * config.emb_dim * config.vocab_size
-  num_active = config.num_experts_per_tok if config.num_experts > 1 else 1
-  last_products = 2.0 * tokens * config.mlp_dim * config.emb_dim * num_active * config.num_decoder_layers
-  repeated = weights / 3 - head - last_products
+  last_products = 2.0 * tokens * config.mlp_dim * config.emb_dim * config.num_decoder_layers
+  repeated = weights / 3 - head - (0.0 if config.num_experts > 1 else last_products)
   share = _block_share(int(config.max_target_length), int(config.sa_block_q)) / 0.5
   return float(weights + repeated + attention * _ATTENTION_PRODUCTS / _MODEL_PRODUCTS * share)
 

@@ -4,8 +4,9 @@ An instruction reads its operands and writes its result; within a fusion nothing
 is used counts: the slice of one layer that is read, and the slice that is written in place. Operations that only give
 another name to an array move nothing.
 
-The same function counts two figures. *Accessed* are the bytes in any memory. *HBM bytes* are those from and to the main
-memory of the chip, whose bandwidth limits a step; arrays that the compiler keeps in the memory of the core are left out.
+The same function counts two figures. *Accessed* are the bytes in any memory. A copy from HBM into the memory of the core
+does not count there, since what uses the copy does. *HBM bytes* are those from and to the main memory of the chip, whose
+bandwidth limits a step; arrays that the compiler keeps in the memory of the core are left out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,6 +42,8 @@ def moved_bytes(program: Program, computation: Computation, instruction: Instruc
   if opcode in _NAMES_ONLY or opcode.endswith("-done") or _is_free_call(instruction):
     return 0
   operands = computation.operands(instruction)
+  if not hbm_only and _is_transfer(operands, instruction):
+    return 0
 
   def count(arrays: Iterable[Array]) -> int:
     return sum(array.num_bytes for array in arrays if array.memory == 0 or not hbm_only)
@@ -135,6 +138,16 @@ def _written(fused: Computation, root: Instruction) -> int:
   if value.opcode in _UPDATES:
     return fused.operands(value)[_UPDATES[value.opcode]].num_bytes
   return root.num_bytes
+
+
+def _is_transfer(operands: Sequence[Instruction], instruction: Instruction) -> bool:
+  """Whether an instruction copies an array, or a slice of it, from one memory to another."""
+  if instruction.opcode in ("copy", "slice"):
+    return operands[0].arrays[0].memory != instruction.arrays[0].memory
+  # The result begins with both arrays.
+  return (
+    instruction.opcode in ("copy-start", "slice-start") and instruction.arrays[0].memory != instruction.arrays[1].memory
+  )
 
 
 def _is_free_call(instruction: Instruction) -> bool:

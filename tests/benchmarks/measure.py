@@ -15,7 +15,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[2]
 OUT = ROOT / "build" / "benchmarks"
 # What a machine is described with; not every benchmark's environment has all of them.
-_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "torch", "transformers")
+_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "maxtext", "libtpu", "torch", "transformers")
 
 
 def interleaved(functions: Mapping[str, Callable[[], Any]], num_rounds: Mapping[str, int]) -> dict[str, list[float]]:

@@ -15,10 +15,12 @@ from typing import Any
 
 import measure
 
-BENCHMARKS = ("preflight", "step", "search", "growth", "state", "fit", "inference")
+BENCHMARKS = ("preflight", "published", "step", "search", "growth", "state", "fit", "inference")
 _README = measure.ROOT / "tests" / "benchmarks" / "README.md"
 # Of the benchmarks that have their table elsewhere.
 _READMES = {"inference": measure.ROOT / "maxtext_sparse" / "inference" / "README.md"}
+# What the TPU compiler tells depends on its version and MaxText's, and not on this machine.
+_COMPILED = ("preflight", "published")
 # GitHub shows it from here.
 _PICTURE = measure.ROOT / ".github" / "search_growth.png"
 
@@ -39,7 +41,7 @@ def main() -> None:
 
 
 def write_table(readme: pathlib.Path, name: str, result: dict[str, Any]) -> None:
-  """Replaces what is between `<!-- NAME -->` and `<!-- / -->` by the table and the machine that it was made on.
+  """Replaces what is between `<!-- NAME -->` and `<!-- / -->` by the table and what it was made with.
 
   Args:
     readme: is rewritten.
@@ -47,8 +49,11 @@ def write_table(readme: pathlib.Path, name: str, result: dict[str, Any]) -> None
     result: what `measure.publish` wrote.
   """
   machine = result["machine"]
-  library = "torch" if name == "inference" else "jax"
-  where = f"{machine['cores']} cores, {machine['processor']}, {library} {machine[library]}, load {machine['load']}"
+  if name in _COMPILED:
+    where = ", ".join(f"{package} {machine[package]}" for package in ("maxtext", "jax", "libtpu"))
+  else:
+    library = "torch" if name == "inference" else "jax"
+    where = f"{machine['cores']} cores, {machine['processor']}, {library} {machine[library]}, load {machine['load']}"
   body = f"<!-- {name} -->\n{result['table']}\n\n<sub>{where}</sub>\n<!-- / -->"
   pattern = re.compile(rf"<!-- {name} -->.*?<!-- / -->", re.DOTALL)
   text = readme.read_text(encoding="utf-8")

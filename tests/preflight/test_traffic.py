@@ -42,6 +42,8 @@ ENTRY %main () -> f32[] {
   %write = f32[6,8,128] fusion(%stack, %one, %i), kind=kLoop, calls=%store_layer
   %masked = f32[] fusion(%layer, %add), kind=kInput, calls=%clip
   %part = ((f32[8,128]), f32[2,128]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%layer), slice={[0:2], [0:128]}
+  %fetched = (f32[8,128]{1,0:S(1)}, f32[8,128], u32[]{:S(2)}) copy-start(%layer)
+  %copied = f32[8,128]{0,1} copy(%layer)
   %name = f32[8,128] bitcast(%layer)
   %room = f32[8,128] custom-call(), custom_call_target="AllocateBuffer"
   ROOT %out = f32[] constant(0)
@@ -58,7 +60,9 @@ LAYER, INDEX = 8 * 128 * 4, 4
     ("read", 2 * LAYER + INDEX, 2 * LAYER + INDEX),  # one layer of six, and its copy
     ("write", 2 * LAYER + INDEX, 2 * LAYER + INDEX),  # one layer of six, in place
     ("masked", 2 * LAYER + 4, 2 * LAYER + 4),
-    ("part", 2 * LAYER // 4, LAYER // 4),
+    ("part", 0, LAYER // 4),
+    ("fetched", 0, LAYER),
+    ("copied", 2 * LAYER, 2 * LAYER),
     ("name", 0, 0),
     ("room", 0, 0),
   ],
