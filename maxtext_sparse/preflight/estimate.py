@@ -2,7 +2,7 @@
 
 A dense step takes its model FLOPs at a utilisation that was measured or assumed (MFU). What sparsity adds is reads of
 the weights at HBM bandwidth, as often as `preflight` finds them in compiled programs: at most two in each step for the
-gradient mask, and eleven at an event.
+gradient mask, and eleven at an event. Some programs come to fourteen there, which is too little to notice.
 
 Example: 1.14e9 weights on 64 chips with 2.77e12 bytes a second are read in 1.14e9 x 4 / 64 / 2.77e12 s = 26 us. An event
 takes 0.28 ms.

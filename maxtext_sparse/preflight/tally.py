@@ -33,7 +33,7 @@ class Operation:
     name: of the instruction.
     flops: those of one run.
     accessed_bytes: read and written in one run, in any memory.
-    hbm_bytes: of these, from and to HBM.
+    hbm_bytes: from and to HBM in one run, transfers into the memory of the core included.
     mask_bytes: of those accessed, what only the gradient mask needs.
     times: how often it runs in a step.
     collective: what it moves between chips.
@@ -95,10 +95,10 @@ class _Walk:
 
   def _single(self, computation: Computation, instruction: Instruction, times: int) -> Iterator[Operation]:
     accessed = moved_bytes(self._program, computation, instruction, hbm_only=False)
+    hbm_bytes = moved_bytes(self._program, computation, instruction, hbm_only=True)
     num_flops = self._flops(computation, instruction)
     collective = collective_of(self._program, computation, instruction)
-    if accessed or num_flops or collective:
-      hbm_bytes = moved_bytes(self._program, computation, instruction, hbm_only=True)
+    if accessed or hbm_bytes or num_flops or collective:
       mask_bytes = bytes_of_scope(self._program, computation, instruction, MASK)
       yield Operation(instruction.name, num_flops, accessed, hbm_bytes, mask_bytes, times, collective)
 

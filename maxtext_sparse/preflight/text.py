@@ -112,7 +112,9 @@ def _work_table(comparison: Comparison) -> Table:
   table.add_row(
     "bytes accessed", f"{dense.accessed_bytes:,}", f"{sparse.accessed_bytes:,}", "", f"{sparse.event_bytes:,}"
   )
-  table.add_row("of these in HBM", f"{dense.hbm_bytes:,}", f"{sparse.hbm_bytes:,}", "", f"{sparse.event_hbm_bytes:,}")
+  table.add_row(
+    "bytes from and to HBM", f"{dense.hbm_bytes:,}", f"{sparse.hbm_bytes:,}", "", f"{sparse.event_hbm_bytes:,}"
+  )
   return table
 
 

@@ -100,3 +100,15 @@ def test_an_event_sends_scalars_only(tpu):
 def test_a_step_between_events_does_not_pay_for_the_event(tpu):
   """It reads weights and gradients, and writes the weights."""
   assert total(tpu["small"].step, "accessed_bytes") == pytest.approx(3 * weight_bytes("small"), rel=0.01)
+
+
+def test_a_transfer_between_memories_takes_time_but_accesses_nothing_of_its_own():
+  program = parse("""
+ENTRY %main (w: f32[8,128]) -> f32[8,128] {
+  %w = f32[8,128] parameter(0)
+  %begin = (f32[8,128]{1,0:S(1)}, f32[8,128], u32[]{:S(2)}) copy-start(%w)
+  ROOT %end = f32[8,128]{1,0:S(1)} copy-done(%begin)
+}
+""")
+  [transfer] = work_of(program).step
+  assert (transfer.name, transfer.accessed_bytes, transfer.hbm_bytes) == ("begin", 0, 8 * 128 * 4)
