@@ -77,7 +77,8 @@ def table() -> str:
   for group, cases in MATRIX.items():
     for number, (name, case) in enumerate(cases.items()):
       keys = ", ".join(f"`{key}={value}`" for key, value in case.get("keys", {}).items() if not is_size(key))
-      lines.append(f"| {group if number == 0 else ''} | {name} | {keys or 'defaults'} | {8 if group == 'meshes' else 1} |")
+      cells = group if number == 0 else "", name, keys or "defaults", str(8 if group == "meshes" else 1)
+      lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
 
 
