@@ -115,18 +115,23 @@ class SparsityKeys(pydantic.BaseModel):
   """The keys, their defaults, and in `description` their meanings."""
 
   sparsity: float = _key(
-    0.0, "S in [0, 1), final share of the prunable weights removed; 0 is stock MaxText", ge=0.0, lt=1.0
+    0.0,
+    "S in [0, 1), the share of the prunable weights that is removed in the end; with 0 MaxText trains as usual",
+    ge=0.0,
+    lt=1.0,
   )
   pruning_method: Literal["global_gradual", "one-shot", "hold"] = _key(
     "global_gradual",
-    "global_gradual prunes in many small events, one-shot all at the start step, hold keeps the zeros of a checkpoint",
+    "global_gradual prunes in many small events; one-shot prunes everything at the start step; hold keeps the zeros of a "
+    "checkpoint",
   )
   pruning_scope: _Scope = _key(
     "global",
-    "which weights compete: global all, per_matrix those of a matrix, erk a share for each shape of matrix",
+    "which weights compete: with global all of them, with per_matrix those of one matrix; erk gives each matrix a share "
+    "by its shape",
   )
   pruning_structure: Annotated[_Structure, _OrDefault] = _key(
-    "none", "none, n:m (n of m neighbours along the contraction axis are kept), or block:RxC (whole blocks)"
+    "none", "none; n:m keeps n of m neighbours along the contraction axis; block:RxC prunes whole blocks"
   )
   pruning_score: _Score = _key(
     "magnitude",
@@ -135,16 +140,18 @@ class SparsityKeys(pydantic.BaseModel):
   pruning_seed: int = _key(0, "seed of pruning_score=random", ge=0, lt=2**32)
   min_matrix_density: float = _key(0.0, "under scope global, no matrix falls below this density", ge=0.0, lt=1.0)
   prune_groups: Annotated[list[PruneGroup], pydantic.BeforeValidator(_to_groups), _OrDefault] = _key(
-    [], "list of {match: REGEX, sparsity, scope, structure, score, schedule}; the first that matches a parameter decides"
+    [],
+    "rules for groups of parameters, a list of {match: REGEX, sparsity, scope, structure, score, schedule}; the first "
+    "that matches a parameter decides",
   )
   pruning_schedule: _Shape = _key("geometric", "density after event i of n: geometric (1-S)^(i/n), cubic or linear")
-  gmp_pruning_frequency: int = _key(100, "P, steps between pruning events", ge=1)
+  gmp_pruning_frequency: int = _key(100, "P, the number of steps between pruning events", ge=1)
   gmp_start_step: int = _key(-1, "step of the first event; -1 derives it from the two fractions", ge=-1)
   gmp_end_step: int = _key(-1, "step of the last event; -1 derives it from the two fractions", ge=-1)
   gmp_dense_fraction: float = _key(0.25, "share of the training before the first event", ge=0.0, le=1.0)
   gmp_prune_fraction: float = _key(0.50, "share of the training from the first event to the last", ge=0.0, le=1.0)
   gmp_fraction_of: Literal["compute", "steps"] = _key("compute", "what the two fractions are shares of: compute or steps")
-  gmp_reschedule: bool = _key(False, "go on with a run although its schedule changed")
+  gmp_reschedule: bool = _key(False, "true lets a run go on although its schedule has changed")
   do_not_prune_kw: Annotated[str, _OrDefault] = _key("", "parameters whose path contains this text are left dense")
   prune_include: _Patterns = _key([], "regular expressions over parameter paths: prune only these")
   prune_exclude: _Patterns = _key([], "regular expressions over parameter paths: leave these dense")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 import contextlib
+import contextvars
 import difflib
 import sys
 
@@ -37,14 +38,27 @@ class InterruptError(StoppedError):
   exit_status = 130
 
 
+# Whether this runs in a `one_line_errors` already.
+_is_inside = contextvars.ContextVar("maxtext_sparse_one_line_errors", default=False)
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-  """Prints the package's own errors as one line and exits with their status. Other errors pass through."""
+  """Prints the package's own errors as one line and exits with their status. Other errors pass through.
+
+  Where several of these are nested, the outermost prints: what a run prints may go into its log, and the line must not.
+  """
+  if _is_inside.get():
+    yield
+    return
+  token = _is_inside.set(True)
   try:
     yield
   except (ConfigError, HookError, RunError) as error:
     print(f"maxtext-sparse: error: {error}", file=sys.stderr)
     sys.exit(error.exit_status)
+  finally:
+    _is_inside.reset(token)
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -18,6 +18,11 @@ from maxtext_sparse.schedule import build_schedule
 
 # A checkpoint of the demo's model, which has 0.75M weights, takes 10 MB. A disk with less than this is full soon.
 _LEAST_ROOM = 20_000_000
+# Sizes of a model. MaxText takes any number, and fails only when it builds the model, after half a minute.
+_SIZES = (
+  *("base_emb_dim", "base_num_decoder_layers", "base_num_query_heads", "base_num_kv_heads", "head_dim", "vocab_size"),
+  "max_target_length",
+)
 
 
 def given_values(configs: Sequence[str], overrides: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -55,10 +60,20 @@ def check_values(values: Mapping[str, Any], has_length: bool = True) -> Sparsity
     check_steps(steps)
     if keys.is_active:
       build_schedule(keys, steps)
+  _check_sizes(values)
   name = str(values.get("run_name") or "")
   if os.path.isabs(name) or ".." in name.split("/"):
     raise ConfigError(f"run_name={name}: the run would leave base_output_directory, must be a name without ..")
   return keys
+
+
+def _check_sizes(values: Mapping[str, Any]) -> None:
+  for key in _SIZES:
+    if isinstance(values.get(key), int) and values[key] < 1:
+      raise ConfigError(f"{key}={values[key]}: must be at least 1")
+  heads, groups = values.get("base_num_query_heads"), values.get("base_num_kv_heads")
+  if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
+    raise ConfigError(f"base_num_query_heads={heads}: must be a multiple of base_num_kv_heads={groups}")
 
 
 def check_places(values: Mapping[str, Any]) -> None:

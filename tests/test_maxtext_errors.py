@@ -1,10 +1,13 @@
 """MaxText's own errors in one line: its reason first, then the hint that helps, then how to see the rest."""
 
+from typing import Literal
+
+import pydantic
 import pytest
 
 from maxtext_sparse.config import SparsityKeys
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.maxtext_errors import describe, in_one_line
+from maxtext_sparse.maxtext_errors import as_config_errors, describe, in_one_line
 
 
 def ended(capsys, error: BaseException) -> tuple[int, str]:
@@ -23,7 +26,7 @@ def ended(capsys, error: BaseException) -> tuple[int, str]:
     (AssertionError(), "MaxText: AssertionError; --traceback shows where"),
     (
       ValueError("coordinator_address should be defined."),
-      "MaxText: coordinator_address should be defined.; on a machine without an accelerator add hardware=cpu "
+      "MaxText: coordinator_address should be defined; on a machine without an accelerator add hardware=cpu "
       "skip_jax_distributed_system=True; --traceback shows where",
     ),
     (
@@ -41,6 +44,29 @@ def test_a_bad_value_is_named_with_its_key():
   with pytest.raises(ValueError) as caught:
     SparsityKeys(sparsity=2)
   assert describe(caught.value) == "MaxText: sparsity=2: Input should be less than 1"
+
+
+class Choices(pydantic.BaseModel):
+  decoder_block: Literal["llama2", "gemma"]
+
+
+def test_a_value_that_is_not_allowed_is_followed_by_the_nearest():
+  with pytest.raises(ValueError) as caught:
+    Choices(decoder_block="lama2")
+  assert describe(caught.value) == "MaxText: decoder_block=lama2: unknown, did you mean llama2?"
+
+
+def test_an_unknown_key_is_named_without_the_thousand_that_there_are():
+  error = ValueError("'stesp' not in " + str([f"key_{number}" for number in range(1000)] + ["steps"]))
+  assert describe(error) == "MaxText: stesp: MaxText has no such key, did you mean steps?"
+
+
+def test_what_only_the_model_reveals_becomes_a_config_error():
+  with pytest.raises(ConfigError) as caught, as_config_errors():
+    raise ValueError("Invalid num_kv_heads for GQA.")
+  assert str(caught.value).startswith("Invalid num_kv_heads for GQA; base_num_query_heads must be a multiple of ")
+  with pytest.raises(RuntimeError), as_config_errors():
+    raise RuntimeError("not the config's fault")
 
 
 def test_thousands_of_lines_become_one_that_can_be_read():

@@ -18,16 +18,21 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-  folder: Annotated[str, typer.Argument(help="Hugging Face folder, dense or bitmask, that export wrote.")],
-  cpus: Annotated[str, typer.Option(help="Cores, one thread each, such as 0,1; by default all of this process.")] = "",
-  rounds: Annotated[int, typer.Option(min=1, help="Turns of each variant; medians and intervals are over them.")] = 7,
-  tokens: Annotated[int, typer.Option(min=1, help="Tokens that are generated in a turn.")] = 24,
+  folder: Annotated[
+    str, typer.Argument(metavar="FOLDER", help="A Hugging Face folder, dense or bitmask, that export wrote.")
+  ],
+  cpus: Annotated[str, typer.Option(help="The cores to use, such as 0,1, with one thread on each, if not all.")] = "",
+  rounds: Annotated[
+    int, typer.Option(min=1, help="How often each variant is timed. Medians and intervals are over these times.")
+  ] = 7,
+  tokens: Annotated[int, typer.Option(min=1, help="Number of tokens that are generated each time.")] = 24,
   out: Annotated[str | None, typer.Option(help="Folder for inference.png and inference.svg.")] = None,
   as_json: Json = False,
 ) -> None:
-  """Times generation on this CPU: dense fp32, bf16 and int8, torch's CSR, and ours with bf16 and int8 values.
+  """Times text generation on this CPU with dense weights, torch's sparse weights and ours.
 
-  All variants take turns on pinned cores. Close other programs first.
+  The variants are dense in fp32, bf16 and int8, torch's CSR format, and our format with bf16 and int8 values. They take
+  turns on the same cores. Close other programs first.
 
   Example: maxtext-sparse bench exported --out figures
   """

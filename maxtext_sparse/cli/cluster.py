@@ -57,19 +57,23 @@ _MaxRestarts = Annotated[
   str,
   typer.Option(
     "--max-restarts",
-    help="How often it restarts after a preemption or a crash, each time from the last checkpoint.",
+    help="How many times the run restarts after a preemption or a crash, each time from the last checkpoint.",
     rich_help_panel=_HOW,
   ),
 ]
 _Env = Annotated[
   list[str] | None,
-  typer.Option(metavar="NAME=VALUE", help="Environment variable of the pod. Repeat it for more.", rich_help_panel=_HOW),
+  typer.Option(
+    metavar="NAME=VALUE", help="An environment variable of the pod. Repeat the option for more.", rich_help_panel=_HOW
+  ),
 ]
 _LibtpuArgs = Annotated[
   str | None,
-  typer.Option("--libtpu-args", help="Flags of the TPU compiler, for LIBTPU_INIT_ARGS.", rich_help_panel=_HOW),
+  typer.Option("--libtpu-args", help="Flags of the TPU compiler, which go into LIBTPU_INIT_ARGS.", rich_help_panel=_HOW),
 ]
-_Xpk = Annotated[str | None, typer.Option(help="Path of xpk. The default is the variable XPK, or else xpk on the PATH.")]
+_Xpk = Annotated[
+  str | None, typer.Option(help="Path of xpk. The default is that in the variable XPK, or else the xpk on the PATH.")
+]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the JobSet that xpk makes and submit nothing.")]
 
 
@@ -96,10 +100,10 @@ def xpk(
 ) -> None:
   """Submits a training run to a cluster with xpk.
 
-  The run restarts by itself after a preemption and resumes from its last checkpoint. xpk refuses the name of a workload
-  that exists. Arguments after -- are passed to xpk.
+  The run restarts by itself after a preemption and resumes from its last checkpoint. xpk refuses a name that another
+  workload has. Arguments after -- are passed to xpk.
 
-  JSON: workload, run_name, command, submitted, and with --dry-run manifest, the JobSet.
+  Keys of --json: workload, run_name, command, submitted, and with --dry-run manifest, which is the JobSet.
 
   Example: maxtext-sparse launch xpk configs/models/162m.yml configs/sparsity/s80.yml run_name=s80
   base_output_directory=gs://my-bucket/runs --cluster my-cluster --project my-project --zone us-central2-b
@@ -151,7 +155,7 @@ def submit(
   libtpu_args: _LibtpuArgs = None,
   only: Annotated[str, typer.Option(metavar="GLOB", help="Submit only the runs whose name matches.")] = "*",
   resubmit: Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Submit this run again. Repeat it for more.")
+    list[str] | None, typer.Option(metavar="NAME", help="Submit this run again. Repeat the option for more.")
   ] = None,
   xpk: _Xpk = None,
   dry_run: _DryRun = False,
@@ -159,11 +163,12 @@ def submit(
 ) -> None:
   """Submits the runs of a sweep that are ready, each as one workload.
 
-  Trunks and runs without a trunk come first. A branch waits until its trunk is finished. Call the command again to
-  submit the rest: DIR/submitted.json lists what was submitted, and nothing is submitted twice. Arguments after -- are
-  passed to xpk.
+  A trunk is the dense beginning that several runs share, and these are its branches. A branch waits until its trunk is
+  finished. Call the command again to submit the rest: DIR/submitted.json lists what was submitted, and nothing is
+  submitted twice. Arguments after -- are passed to xpk.
 
-  JSON: runs[], each with run, workload, state (ready, submitted, already submitted, waiting or finished) and waits_for.
+  Keys of --json: runs[], each with run, workload, state (ready, submitted, already submitted, waiting or finished) and
+  waits_for.
 
   Example: maxtext-sparse sweep submit out/schedules --cluster my-cluster --project my-project --zone us-central2-b
   --tpu-type v5litepod-64 --docker-image gcr.io/my-project/maxtext-sparse:1

@@ -13,7 +13,9 @@ from maxtext_sparse.cli.options import Json
 from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import avoid_accelerators, print_json
 
-_Dtype = Annotated[str | None, typer.Option(help="Data type: float32, bfloat16 or float16, if not that of the source.")]
+_Dtype = Annotated[
+  str | None, typer.Option(help="Data type of the weights: float32, bfloat16 or float16, if not that of the checkpoint.")
+]
 _Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it holds a model.")]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -28,24 +30,32 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-  checkpoint: Annotated[str, typer.Argument(help="A step's folder, or a run's: local or gs://.")],
-  out: Annotated[str, typer.Argument(help="The folder to write.")],
+  checkpoint: Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="The folder of a step or of a run, here or in a bucket (gs://).")
+  ],
+  out: Annotated[str, typer.Argument(metavar="OUT", help="The folder to write.")],
   config: Annotated[
     list[str] | None, typer.Argument(metavar="[CONFIG ...] [KEY=VALUE ...]", help="What the run was trained with.")
   ] = None,
   dtype: _Dtype = None,
   weights_format: Annotated[
-    str, typer.Option("--format", help="Format: dense, or bitmask with one bit a weight and the values.")
+    str,
+    typer.Option(
+      "--format",
+      help="Format of the weights: dense, or bitmask, which stores a bit for each weight and the values that are not 0.",
+    ),
   ] = "dense",
-  compress: Annotated[bool, typer.Option("--compress", help="With bitmask: pack the values with zstd.")] = False,
-  shard_size: Annotated[str, typer.Option(help="Largest weight file, e.g. 500M or 5G.")] = "5G",
+  compress: Annotated[
+    bool, typer.Option("--compress", help="With --format bitmask: compress the values with zstd.")
+  ] = False,
+  shard_size: Annotated[str, typer.Option(help="Size of the largest file of weights, such as 500M or 5G.")] = "5G",
   force: _Force = False,
   as_json: Json = False,
 ) -> None:
   """Writes the model of a checkpoint as a Hugging Face folder, with a certificate of its sparsity.
 
-  The config is the one that a sparse run recorded beside its checkpoints. For another checkpoint give CONFIG files and
-  keys as for `train`; without them sizes are read off the checkpoint, and MaxText's defaults count for the rest.
+  A sparse run has recorded its config beside its checkpoints. For another checkpoint, give CONFIG files and keys as for
+  `train`. Without them, the sizes are read from the checkpoint, and everything else is as in MaxText's defaults.
 
   Example: maxtext-sparse export runs/s80/checkpoints/26799 s80-hf --dtype bfloat16
   """
@@ -65,8 +75,8 @@ def export(
 
 
 def import_model(
-  folder: Annotated[str, typer.Argument(help="A model folder of the llama family, dense or bitmask.")],
-  out: Annotated[str, typer.Argument(help="The folder to write.")],
+  folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A model folder of the llama family, dense or bitmask.")],
+  out: Annotated[str, typer.Argument(metavar="OUT", help="The folder to write.")],
   dtype: Annotated[str | None, typer.Option(help="Type of the weights: float32 (default) or bfloat16.")] = None,
   force: _Force = False,
   as_json: Json = False,
@@ -91,12 +101,13 @@ def import_model(
 
 
 def verify(
-  folder: Annotated[str, typer.Argument(help="A model folder, or owner/name on the Hugging Face Hub.")],
+  folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A model folder, or owner/name on the Hugging Face Hub.")],
   as_json: Json = False,
 ) -> None:
-  """Recounts a model folder and says whether it is what its certificate claims. Exit status 0 or 1.
+  """Recounts a model folder and says whether it is what its certificate claims.
 
-  Every weight file is read whole: counts, the digest of each mask, n:m and block structures, and the files' own digests.
+  It reads every file of weights, and compares the counts, the digest of each mask, n:m and block structures, and the
+  digests of the files. The exit status is 0 if all agree, and 1 otherwise.
 
   Example: maxtext-sparse verify s80-hf
   """
@@ -118,8 +129,12 @@ def verify(
 def inspect(
   model: Annotated[str, typer.Argument(metavar="CHECKPOINT|FOLDER", help="A checkpoint, or a model folder.")],
   out: Annotated[str | None, typer.Option(help="Folder for density.png and magnitudes.png.")] = None,
-  compare: Annotated[str | None, typer.Option(help="Another checkpoint or folder: overlap of the masks.")] = None,
-  structure: Annotated[list[str] | None, typer.Option(help="Also test for this n:m or block:RxC; repeatable.")] = None,
+  compare: Annotated[
+    str | None, typer.Option(help="Another checkpoint or folder, to show how much the masks overlap.")
+  ] = None,
+  structure: Annotated[
+    list[str] | None, typer.Option(help="Also test for this structure, n:m or block:RxC. Repeat the option for more.")
+  ] = None,
   as_json: Json = False,
 ) -> None:
   """Shows what is left of each matrix of a model: density, dead rows, columns and heads, structures, collapsed matrices.
@@ -143,15 +158,20 @@ def inspect(
 
 def evaluate(
   folders: Annotated[list[str], typer.Argument(metavar="FOLDER ...", help="Model folders, or names on the Hub.")],
-  tasks: Annotated[str, typer.Option(help="Names separated by commas: the harness's, or next_line and held_out.")],
-  text: Annotated[str | None, typer.Option(help="Text of next_line and held_out; the demo's by default.")] = None,
-  task_folder: Annotated[str | None, typer.Option(help="Folder with more task files of the harness.")] = None,
+  tasks: Annotated[
+    str, typer.Option(help="Names of tasks, separated by commas: those of the harness, and our next_line and held_out.")
+  ],
+  text: Annotated[str | None, typer.Option(help="The text of next_line and held_out, if not that of the demo.")] = None,
+  task_folder: Annotated[str | None, typer.Option(help="A folder with more task files for the harness.")] = None,
   backend: Annotated[
-    str, typer.Option(help="One of torch, numpy (for small models), and auto: torch if it is installed.")
+    str,
+    typer.Option(
+      help="What computes the model: torch, numpy (for small models), or auto, which is torch if it is installed."
+    ),
   ] = "auto",
-  limit: Annotated[int | None, typer.Option(min=1, help="Most documents per task.")] = None,
-  fewshot: Annotated[int | None, typer.Option(min=0, help="Examples before each question.")] = None,
-  batch_size: Annotated[int, typer.Option(min=1, help="Sequences computed at once.")] = 16,
+  limit: Annotated[int | None, typer.Option(min=1, help="The largest number of documents of each task.")] = None,
+  fewshot: Annotated[int | None, typer.Option(min=0, help="Number of examples before each question.")] = None,
+  batch_size: Annotated[int, typer.Option(min=1, help="Number of sequences that are computed at once.")] = 16,
   as_json: Json = False,
 ) -> None:
   """Evaluates model folders side by side with lm-evaluation-harness.

@@ -19,12 +19,26 @@ LAWS, MODELS, TOOLS = "Laws", "Models", "Tools"
 # Titles in the order in which help shows them. Others come before, in the order in which they first appear.
 _ORDER = (RUN, PLAN, STUDY, CLUSTER, LAWS, MODELS, TOOLS, "Commands", "Options")
 _EXAMPLE = "Example: "
+# Typer's names of types -> ours.
+_KINDS = {"<str>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "X", "<float range>": "X"}
+# Stand for a hyphen and a space while text is wrapped, so that no line ends in `chinchilla-` or in `[default:`.
+_HYPHEN, _SPACE = "\u2011", "\u00a0"
 # Typer raises this for arguments that it cannot parse, and exports only a subclass of it.
 _USAGE_ERROR = typer.BadParameter.__mro__[1]
 
 
 class Command(TyperCommand):
   """A command whose docstring may end in paragraphs `Example: COMMAND`, which are printed ready to be pasted."""
+
+  def get_help(self, ctx: Any) -> str:
+    """Returns the whole help."""
+    return super().get_help(ctx).replace(_HYPHEN, "-").replace(_SPACE, " ")
+
+  def format_usage(self, ctx: Any, formatter: Any) -> None:
+    """Writes the usage. Typer puts braces around a required argument, which elsewhere stand for a choice."""
+    pieces = [re.sub(r"^\{(.*?)\}", r"\1", piece) for piece in self.collect_usage_pieces(ctx)]
+    pieces = [piece.replace(" ...", f"{_SPACE}...") for piece in pieces]
+    formatter.write_usage(ctx.command_path, " ".join(pieces))
 
   def format_help_text(self, ctx: Any, formatter: Any) -> None:
     """Writes the docstring."""
@@ -48,6 +62,10 @@ class Command(TyperCommand):
 
 class GroupedCommands(TyperGroup):
   """A group of commands, and with `main` the place where usage errors become one line."""
+
+  def get_help(self, ctx: Any) -> str:
+    """Returns the whole help."""
+    return super().get_help(ctx).replace(_HYPHEN, "-").replace(_SPACE, " ")
 
   def format_help_text(self, ctx: Any, formatter: Any) -> None:
     """Writes the group's help."""
@@ -97,14 +115,27 @@ def add(group: typer.Typer, function: Callable[..., Any], panel: str | None = No
 
 
 def write_text(text: str, formatter: Any) -> None:
-  """Writes paragraphs, wrapped. A long example is broken with backslashes, so that it can be pasted into a shell."""
+  """Writes paragraphs, wrapped. A long example is broken with backslashes, so that it can be pasted into a shell.
+
+  A paragraph `TITLE:` of lines `  NAME: TEXT` becomes a list.
+  """
   for paragraph in inspect.cleandoc(text).split("\n\n"):
+    title, _, lines = paragraph.partition(":\n")
+    if lines.startswith("  "):
+      write_list(title, [tuple(line.strip().split(": ", 1)) for line in lines.split("\n")], formatter)
+      continue
     formatter.write_paragraph()
     with formatter.indentation():
       if paragraph.startswith(_EXAMPLE):
         _write_command(paragraph, formatter)
       else:
-        formatter.write_text(" ".join(paragraph.split()))
+        formatter.write_text(_unbroken(" ".join(paragraph.split())))
+
+
+def write_list(title: str, rows: Iterable[tuple[str, ...]], formatter: Any) -> None:
+  """Writes (name, text) rows below a title."""
+  with formatter.section(title):
+    formatter.write_dl([(name, _unbroken(text)) for name, text in rows])
 
 
 def write_parameters(command: Any, ctx: Any, formatter: Any) -> None:
@@ -114,7 +145,7 @@ def write_parameters(command: Any, ctx: Any, formatter: Any) -> None:
     record = parameter.get_help_record(ctx)
     if record is not None:
       default = "Arguments" if parameter.param_type_name == "argument" else "Options"
-      rows.append((_panel_of(parameter, default), record))
+      rows.append((_panel_of(parameter, default), _in_words(*record)))
   _write_panels(rows, formatter)
 
 
@@ -128,8 +159,20 @@ def _write_panels(rows: Iterable[tuple[str, tuple[str, str]]], formatter: Any) -
   for panel, row in rows:
     panels.setdefault(panel, []).append(row)
   for title, records in sorted(panels.items(), key=lambda panel: _ORDER.index(panel[0]) if panel[0] in _ORDER else -1):
-    with formatter.section(title):
-      formatter.write_dl(records)
+    write_list(title, records, formatter)
+
+
+def _in_words(name: str, text: str) -> tuple[str, str]:
+  """A record of Typer with types as one word, and a range such as `x>=1` as words."""
+  for kind, word in _KINDS.items():
+    name = name.replace(kind, word)
+  text = re.sub(r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2", text)
+  return name, re.sub(r"x>=([\d.]+)", r"at least \1", text)
+
+
+def _unbroken(text: str) -> str:
+  text = re.sub(r"(?<=\w)-(?=\w)", _HYPHEN, text)
+  return re.sub(r"\[[^\]]*\]$", lambda match: match[0].replace(" ", _SPACE), text)
 
 
 def _first_sentence(text: str) -> str:

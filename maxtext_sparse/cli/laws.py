@@ -18,17 +18,20 @@ if TYPE_CHECKING:  # needs the analysis extra, which a command imports when it r
   from maxtext_sparse.laws.advice import Drawing
   from maxtext_sparse.laws.predict import Candidate
 
-_Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="Table of finished runs.")]
-_Starts = Annotated[str, typer.Option(help="Starts drawn from the grid, or all (4,500).")]
-_Seed = Annotated[int, typer.Option(help="Seed of the drawn starts and the resamples.")]
-_Resamples = Annotated[int, typer.Option("--bootstrap", help="Resamples of the runs, at least 2.")]
+_Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="Table of finished runs, such as sweep collect writes.")]
+_Starts = Annotated[str, typer.Option(help="Number of starting points that are drawn from the grid, or all (4,500).")]
+_Seed = Annotated[int, typer.Option(help="Seed of the starting points and the resamples.")]
+_Resamples = Annotated[
+  int, typer.Option("--bootstrap", help="Number of resamples of the runs, at least 2, from which the intervals come.")
+]
 _Keys = Annotated[
-  list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Schedule, e.g. pruning_schedule=cubic.")
+  list[str] | None,
+  typer.Argument(metavar="[KEY=VALUE ...]", help="Sparsity keys of the schedule, such as pruning_schedule=cubic."),
 ]
 _LAW_NAMES = "Law: average, chinchilla (dense N), chinchilla-final, frantar, multiplier or multiplier-power"
 _Law = Annotated[str, typer.Option(help=f"{_LAW_NAMES}.")]
-_Size = Annotated[str | None, typer.Option(help="N of the multiplier laws: dense (the default) or final.")]
-_LossColumn = Annotated[str, typer.Option(help="Column with the loss, for runs with several evaluations.")]
+_Size = Annotated[str | None, typer.Option(help="Which size the multiplier laws use: dense (the default) or final.")]
+_LossColumn = Annotated[str, typer.Option(help="The column that holds the loss.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,19 +46,27 @@ def fit(
   size: _Size = None,
   loss_column: _LossColumn = "loss",
   starts: _Starts = "100",
-  bootstrap: Annotated[int | None, typer.Option(help="Resamples of the runs, 200 by default; 0 for none.")] = None,
-  held_out: Annotated[bool, typer.Option("--held-out", help="Also show the error on each sparsity left out.")] = False,
+  bootstrap: Annotated[
+    int | None,
+    typer.Option(help="Number of resamples of the runs, from which the intervals come; 200 by default, 0 for none."),
+  ] = None,
+  held_out: Annotated[
+    bool, typer.Option("--held-out", help="Also show the error on each sparsity when the law is fitted to the others.")
+  ] = False,
   report: Annotated[str | None, typer.Option(help="Folder for a full report: Markdown, HTML, tables, figures.")] = None,
-  at: Annotated[str | None, typer.Option(help="Fit nothing, evaluate these coefficients: A=406.4,B=410.7,...")] = None,
+  at: Annotated[
+    str | None,
+    typer.Option(help="Fit nothing, and show how well these coefficients describe the runs: A=406.4,B=410.7,..."),
+  ] = None,
   seed: _Seed = 0,
   as_json: Json = False,
 ) -> None:
   """Fits a scaling law to runs, or shows all laws side by side.
 
   The objective is the sum over runs of Huber (delta 1e-3) on log loss. L-BFGS minimises it from many starts, as in the
-  paper. A column `weight` says how much each run counts. The multiplier laws show what a sparse weight is worth, beside
-  what the average law says it is. --at shows the same figures for published coefficients: compare objectives, not
-  coefficients.
+  paper. If the table has a column `weight`, it says how much each run counts. The multiplier laws show what a sparse
+  weight is worth in dense ones, beside what the average law says. With --at, compare the objective and not the
+  coefficients, because different coefficients may describe the runs equally well.
 
   Example: maxtext-sparse fit RUNS.csv --law average --bootstrap 1000
 
@@ -103,10 +114,17 @@ def predict(
   dense_params: Annotated[
     list[float] | None, amount("dense-params", "Prunable weights before pruning, such as 138M.")
   ] = None,
-  sparsity: Annotated[list[float] | None, typer.Option(help="Final share removed; wins over a config's.")] = None,
+  sparsity: Annotated[
+    list[float] | None, typer.Option(help="Share removed in the end. It replaces that of a --config.")
+  ] = None,
   tokens: Annotated[list[float] | None, amount("tokens", "Training tokens, such as 33.5B.")] = None,
-  config: Annotated[list[str] | None, typer.Option(help="LLaMA-2-shaped MaxText config instead of the size.")] = None,
-  devices: Annotated[int, typer.Option(help="Devices, if the token count follows from the config.")] = 1,
+  config: Annotated[
+    list[str] | None,
+    typer.Option(help="Instead of --dense-params: a MaxText config of a model with the shape of LLaMA 2."),
+  ] = None,
+  devices: Annotated[
+    int, typer.Option(help="Number of devices, where the tokens follow from the batch of --config.")
+  ] = 1,
   starts: _Starts = "100",
   bootstrap: _Resamples = 500,
   seed: _Seed = 0,
@@ -114,8 +132,8 @@ def predict(
 ) -> None:
   """Predicts the loss of runs, with a 90 % interval.
 
-  Repeated options are combined: every size with every sparsity and every token count. The schedule is the default one
-  (geometric, 25 % of the compute dense, 50 % pruning), except for the sparsity keys that are given.
+  If you repeat options, every size is combined with every sparsity and every number of tokens. The schedule is the
+  default one (geometric, 25 % of the compute dense, 50 % pruning), unless you give sparsity keys.
 
   Example: maxtext-sparse predict RUNS.csv --dense-params 1.139e9 --sparsity 0 --sparsity 0.8 --tokens 151e9
   """
@@ -138,27 +156,39 @@ def recommend(
   runs: _Runs,
   keys: _Keys = None,
   flops: Annotated[float | None, amount("flops", "Effective training compute, 6 x average_params x tokens.")] = None,
-  inference_tokens: Annotated[float | None, amount("tokens", "Tokens served over the model's life.")] = None,
+  inference_tokens: Annotated[
+    float | None, amount("tokens", "Number of tokens that the model serves over its life.")
+  ] = None,
   inference_cost: Annotated[
-    str, typer.Option(help="What zeros cost: sparse (nothing), dense, a break-even density, or bench's JSON.")
+    str,
+    typer.Option(
+      help="What a zero costs in inference: sparse (nothing), dense (as much as any weight), a break-even density, or "
+      "the file of bench --json."
+    ),
   ] = "sparse",
   training_cost: Annotated[
-    str, typer.Option(help="With --inference-tokens: bill effective or hardware training FLOPs.")
+    str, typer.Option(help="With --inference-tokens: whether training costs its effective or its hardware FLOPs.")
   ] = "effective",
   best_sparsity: Annotated[
-    bool, typer.Option("--optimal-sparsity", help="Show the best sparsity for each size and budget instead.")
+    bool, typer.Option("--optimal-sparsity", help="Instead, show the best sparsity for each size and budget.")
   ] = False,
   max_final_params: Annotated[
     float, amount("dense-params", "Cap on the deployed model's prunable weights, such as 230M.")
   ] = math.inf,
-  sparsity: Annotated[float | None, typer.Option(help="The only sparsity to consider, if not all up to the cap.")] = None,
-  max_sparsity: Annotated[float | None, typer.Option(help="Cap on the sparsity. Default: the runs' largest.")] = None,
+  sparsity: Annotated[
+    float | None, typer.Option(help="Consider only this sparsity, and not all of them up to the cap.")
+  ] = None,
+  max_sparsity: Annotated[
+    float | None, typer.Option(help="Cap on the sparsity, if not the largest one of the runs.")
+  ] = None,
   law: _Law = "average",
   size: _Size = None,
   loss_column: _LossColumn = "loss",
-  chips: Annotated[int, typer.Option(help="The runnable hidden size is divisible by this.")] = 1,
-  vocab_size: Annotated[int, typer.Option(help="Vocabulary of the runnable shape.")] = 32_000,
-  out: Annotated[str | None, typer.Option(help="Folder for the figure of the life or of the best sparsity.")] = None,
+  chips: Annotated[int, typer.Option(help="Number of chips. The hidden size of the shape is a multiple of it.")] = 1,
+  vocab_size: Annotated[int, typer.Option(help="Size of the vocabulary of the shape.")] = 32_000,
+  out: Annotated[
+    str | None, typer.Option(help="Folder for the figure, with --inference-tokens or --optimal-sparsity.")
+  ] = None,
   starts: _Starts = "100",
   bootstrap: _Resamples = 500,
   seed: _Seed = 0,
@@ -166,11 +196,12 @@ def recommend(
 ) -> None:
   """Recommends dense size, sparsity and tokens for a training budget and a cap on the deployed model.
 
-  Beside it stand the nearest runnable MaxText shape, and the dense run of equal deployed size and effective compute.
+  It also shows the nearest MaxText shape that can be trained, and the dense run with the same deployed size and the same
+  effective compute.
 
-  With --inference-tokens the quality is fixed instead: the loss of the best dense run that --flops train. The answer is
-  the dense and the sparse run that reach it with the least compute for training and serving, and the number of tokens
-  served from which the sparse one wins.
+  With --inference-tokens the quality is fixed instead: the loss of the best dense run that --flops can train. The
+  answer is the dense and the sparse run that reach this loss with the least compute for training and serving together,
+  and the number of served tokens from which on the sparse run needs less.
 
   Example: maxtext-sparse recommend RUNS.csv --flops 4.5e20 --max-final-params 230e6
 
@@ -199,20 +230,31 @@ def recommend(
 
 
 def plot(
-  figure: Annotated[str, typer.Argument(help="One of the names below.")],
-  inputs: Annotated[list[str], typer.Argument(help="RUNS.csv, metrics files or run folders.")],
+  figure: Annotated[str, typer.Argument(metavar="FIGURE", help="One of the figures above.")],
+  inputs: Annotated[
+    list[str], typer.Argument(metavar="INPUT ...", help="RUNS.csv, metrics files or run folders, as the figure needs.")
+  ],
   out: Annotated[str, typer.Option(help="Folder for FIGURE.png and FIGURE.svg.")] = ".",
-  law: Annotated[str, typer.Option(help="A law for isoflop and frontier; several or all for accuracy.")] = "average",
+  law: Annotated[
+    str, typer.Option(help="The law of isoflop and frontier; accuracy takes several, separated by commas, or all.")
+  ] = "average",
   as_json: Json = False,
 ) -> None:
   """Draws a figure from runs, as PNG and SVG.
 
-  pairs: N(t) and loss of sparse and dense runs of equal average size (Figure 1). gap: loss of sparse runs minus that of
-  their dense twins, against tokens for each weight. compute: loss against effective compute with its knee (Figure 2).
-  accuracy: predicted against actual loss (Figure 3). schedules: bars of a schedule sweep (Figure 4). rates: batch size
-  against learning rate (Figure 5). phases: start and duration of pruning (Figure 6). density: what is left of each
-  matrix of a run. isoflop: loss against size at equal effective compute, with the optimum. frontier: final size against
-  loss at equal effective compute, dense and sparse.
+  Numbers of figures are those of the paper.
+
+  Figures:
+    pairs: Size N(t) and loss of sparse and dense runs of equal average size (Figure 1).
+    gap: Loss of sparse runs minus that of their dense twins, against tokens for each weight.
+    compute: Loss against effective compute with its knee (Figure 2).
+    accuracy: Predicted against actual loss (Figure 3).
+    schedules: Bars of a schedule sweep (Figure 4).
+    rates: Batch size against learning rate (Figure 5).
+    phases: Start and duration of pruning (Figure 6).
+    density: What is left of each matrix of a run.
+    isoflop: Loss against size at equal effective compute, with the optimum.
+    frontier: Final size against loss at equal effective compute, dense and sparse.
 
   Example: maxtext-sparse plot accuracy RUNS.csv --law average --out figures
   """
@@ -227,9 +269,9 @@ def plot(
 
 
 def convert(
-  data: Annotated[str, typer.Argument(help="File, or for tensorboard the folder of the runs.")],
-  source: Annotated[str, typer.Option(help="Where the runs are from: t5, vit, wandb, tensorboard or chinchilla.")],
-  out: Annotated[str, typer.Option(help="Where to write the table.")] = "RUNS.csv",
+  data: Annotated[str, typer.Argument(metavar="DATA", help="The file, or for tensorboard the folder of the runs.")],
+  source: Annotated[str, typer.Option(help="One of the sources above: t5, vit, wandb, tensorboard or chinchilla.")],
+  out: Annotated[str, typer.Option(help="The table to write.")] = "RUNS.csv",
   dense_params: Annotated[
     list[str] | None, typer.Option(help="Prunable weights of runs that do not log them: COUNT or RUN=COUNT.")
   ] = None,
@@ -237,9 +279,11 @@ def convert(
 ) -> None:
   """Turns runs that were published or tracked elsewhere into a RUNS.csv.
 
-  t5 and vit: the published files of Frantar et al. (2023). wandb: a runs table of Weights & Biases, exported as CSV.
-  tensorboard: a folder with MaxText's event files, a folder for each run. chinchilla: a CSV of dense runs with params,
-  tokens and loss.
+  Sources:
+    t5, vit: The published files of Frantar et al. (2023).
+    wandb: A runs table of Weights & Biases, exported as CSV.
+    tensorboard: A folder that holds a folder with MaxText's event files for each run.
+    chinchilla: A CSV of dense runs with the columns params, tokens and loss.
 
   Example: maxtext-sparse convert t5-data.csv --source t5 --out t5.csv
 

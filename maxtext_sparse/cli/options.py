@@ -12,7 +12,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 RunArguments = Annotated[
   list[str] | None,
   typer.Argument(
-    metavar="[CONFIG ...] [key=value ...]", help="The arguments of train. Several config files merge left to right."
+    metavar="[CONFIG ...] [key=value ...]",
+    help="The arguments of train. Several config files are merged from left to right.",
   ),
 ]
 

@@ -31,12 +31,18 @@ def _price(text: str, **checks: Any) -> Any:
 
 
 Steps = Annotated[int | None, _length("Number of training steps, T.")]
-Tokens = Annotated[str | None, _length("Training tokens instead, such as 33.5B. Needs --batch or CONFIG.")]
-Flops = Annotated[str | None, _length("Effective FLOPs instead, such as 1e20.")]
-Batch = Annotated[str | None, _size("Tokens per step, such as 2097152, if not those of CONFIG.")]
+Tokens = Annotated[str | None, _length("Number of training tokens instead, such as 33.5B. Needs --batch or CONFIG.")]
+Flops = Annotated[
+  str | None, _length("Effective training FLOPs instead, such as 1e20. Needs --batch and --prunable, or CONFIG.")
+]
+Batch = Annotated[str | None, _size("Tokens in a step, such as 2097152, if they are not those of CONFIG.")]
 Prunable = Annotated[str | None, _size("Number of prunable weights, such as 138M, if there is no CONFIG.")]
 Chips = Annotated[
-  int | None, _size("Number of devices. The batch of CONFIG is per device, and sizes of twins divide by it.", min=1)
+  int | None,
+  _size(
+    "Number of devices. CONFIG gives the batch of one device. The hidden size of a twin is a multiple of this number.",
+    min=1,
+  ),
 ]
 Sparsity = Annotated[float | None, _schedule("S, the share of prunable weights that is removed.", "--sparsity", "-s")]
 Frequency = Annotated[int | None, _schedule("P, steps between pruning events.", "--frequency", "--gmp-pruning-frequency")]
@@ -48,23 +54,32 @@ PruneFraction = Annotated[
   _schedule("Share of the run from the first to the last event.", "--prune-fraction", "--gmp-prune-fraction"),
 ]
 FractionOf = Annotated[
-  str | None, _schedule("What the shares are shares of: compute or steps.", "--fraction-of", "--gmp-fraction-of")
+  str | None,
+  _schedule(
+    "Whether these two are shares of the compute or of the steps: compute or steps.", "--fraction-of", "--gmp-fraction-of"
+  ),
 ]
 ScheduleForm = Annotated[
   str | None,
-  _schedule("Form of the schedule: geometric, cubic or linear.", "--schedule", "--pruning-schedule"),
+  _schedule("How the density falls: geometric, cubic or linear.", "--schedule", "--pruning-schedule"),
 ]
 
 Mfu = Annotated[
   float | None,
-  typer.Option(min=0.001, max=1.0, help="Measured utilisation, such as 0.45, instead of times at peak rates."),
+  typer.Option(
+    min=0.001,
+    max=1.0,
+    help="Measured utilisation of the chips (MFU), such as 0.45. Without it, times are those at peak rates.",
+  ),
 ]
-Price = Annotated[float | None, typer.Option(min=0.0, help="Dollars of a chip-hour, such as 1.2.")]
+Price = Annotated[float | None, typer.Option(min=0.0, help="Price of one chip for one hour in dollars, such as 1.2.")]
 PricedTopology = Annotated[
   str | None, _price("Also show hours and cost on this TPU topology, such as v5p-128. Needs CONFIG.")
 ]
-AssumedMfu = Annotated[float | None, _price("Utilisation of the chips; 0.4 is assumed.", min=0.001, max=1.0)]
-ChipPrice = Annotated[float | None, _price("Dollars of a chip-hour, such as 1.2.", min=0.0)]
+AssumedMfu = Annotated[
+  float | None, _price("Utilisation of the chips (MFU). Without it, 0.4 is assumed.", min=0.001, max=1.0)
+]
+ChipPrice = Annotated[float | None, _price("Price of one chip for one hour in dollars, such as 1.2.", min=0.0)]
 Compared = Annotated[
   tuple[str, str] | None,
   typer.Option(
@@ -98,19 +113,24 @@ def plan(
   topology: PricedTopology = None,
   mfu: AssumedMfu = None,
   price: ChipPrice = None,
-  twin: Annotated[bool, typer.Option("--twin", help="Show the dense models of CONFIG's average size instead.")] = False,
-  plot: Annotated[str | None, typer.Option(metavar="FILE", help="Also draw N(t) into this PNG file.")] = None,
+  twin: Annotated[
+    bool, typer.Option("--twin", help="Instead, show the dense models that have the average size of this run.")
+  ] = False,
+  plot: Annotated[
+    str | None, typer.Option(metavar="FILE", help="Also draw the active weights over the run into this PNG file.")
+  ] = None,
   as_json: Json = False,
 ) -> None:
   """Shows the pruning schedule of a run with its phases, sizes and costs.
 
-  It is exactly what train would do. Give --steps, or --tokens with --batch, or --flops with --batch and --prunable, or a
-  CONFIG, from which the length, the batch and the size are read. Any sparsity key works as key=value too.
+  It is exactly the schedule that train would follow. Give --steps, or --tokens with --batch, or --flops with --batch and
+  --prunable. Or give a CONFIG, from which the length, the batch and the size are read. Any sparsity key works as
+  key=value too.
 
-  JSON: gmp_start_step, gmp_end_step, num_pruning_events, average_density, final_density, dense_fraction, prune_fraction,
-  recovery_fraction, effective_flops (null if batch or size is not known); with --tokens, --flops or CONFIG also steps
-  and tokens; with --topology cost (hours, chip_hours, dollars, phases, pace); with --twin twins[], and the other keys
-  only for a single sparsity.
+  Keys of --json: gmp_start_step, gmp_end_step, num_pruning_events, average_density, final_density, dense_fraction,
+  prune_fraction, recovery_fraction, effective_flops (null if batch or size is not known); with --tokens, --flops or
+  CONFIG also steps and tokens; with --topology cost (hours, chip_hours, dollars, phases, pace); with --twin twins[], and
+  the other keys only for a single sparsity.
 
   Example: maxtext-sparse plan --steps 72200 --sparsity 0.5
 
@@ -153,7 +173,8 @@ def params(arguments: RunArguments = None, as_json: Json = False) -> None:
   The count is what training with the same arguments would prune. It needs neither an accelerator nor memory for the
   weights.
 
-  JSON: total, prunable, matrices[] (name, shape and size of each prunable matrix, each layer its own), left_dense[].
+  Keys of --json: total, prunable, matrices[] (name, shape and size of each prunable matrix, each layer its own),
+  left_dense[].
 
   Example: maxtext-sparse params configs/models/162m.yml
 
@@ -176,21 +197,21 @@ def params(arguments: RunArguments = None, as_json: Json = False) -> None:
 
 def preflight(
   arguments: RunArguments = None,
-  topology: Annotated[str, typer.Option(help="A TPU topology that MaxText knows, such as v5p-128.")] = ...,  # type: ignore[assignment]  # required, although a default comes before it
+  topology: Annotated[str, typer.Option(help="A TPU topology whose name MaxText knows, such as v5p-128.")] = ...,  # type: ignore[assignment]  # required, although a default comes before it
   slices: Annotated[int, typer.Option(min=1, help="Number of slices of that topology.")] = 1,
   mfu: Mfu = None,
   price: Price = None,
   compare: Compared = None,
-  jobs: Annotated[int, typer.Option(min=1, help="Compilations at a time. Each takes a core and a few GB.")] = 2,
+  jobs: Annotated[int, typer.Option(min=1, help="Number of compilations at a time. Each takes a core and a few GB.")] = 2,
   as_json: Json = False,
 ) -> None:
-  """Compiles the real train step for a TPU topology on this machine, dense and sparse, and says what both take.
+  """Compiles the real train step for a TPU topology on this machine, dense and sparse, and compares what they need.
 
   It needs no TPU, only the libtpu that MaxText brings, and takes minutes. It counts FLOPs, bytes and collectives with
   every loop, and gives the time of a step, of the gradient mask and of an event, and the hours of the run. The exit
   status is 1 if the sparse step does not fit into the memory of the chips.
 
-  JSON: dense and sparse, each with argument_bytes, temp_bytes, output_bytes, flops, accessed_bytes, hbm_bytes,
+  Keys of --json: dense and sparse, each with argument_bytes, temp_bytes, output_bytes, flops, accessed_bytes, hbm_bytes,
   event_bytes and collectives; added_collectives[], fits, bars, peak_seconds, pace (seconds of a dense step, the mask, an
   event), run (steps, hours, chip_hours, dollars). With --compare: A, B (each as above) and ratios of B over A.
 

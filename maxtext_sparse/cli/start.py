@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maxtext_sparse.cli.help import add, Command, RUN
+from maxtext_sparse.cli.help import add, Command, RUN, write_list
 from maxtext_sparse.cli.options import Json
 from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import print_json
@@ -15,19 +15,15 @@ _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 _TRAIN_ARGUMENTS = "CONFIG [CONFIG ...] [key=value ...]"
 
 
-_Sparsity = Annotated[
-  str | None, typer.Option("--sparsity", "-s", metavar="S", help="The key sparsity=S, written as an option.")
-]
+_Sparsity = Annotated[str | None, typer.Option("--sparsity", "-s", metavar="S", help="The same as the key sparsity=S.")]
 _Progress = Annotated[
   bool | None,
   typer.Option(
     "--progress/--no-progress",
-    help="Show a bar, and write MaxText's log to train.log in the run's folder. The default on a terminal.",
+    help="Show a bar, and write MaxText's log into train.log in the run's folder. This is the default on a terminal.",
   ),
 ]
-_Traceback = Annotated[
-  bool, typer.Option("--traceback", help="Show where in MaxText an error came up, not only the reason.")
-]
+_Traceback = Annotated[bool, typer.Option("--traceback", help="If MaxText fails, show where it failed, not only why.")]
 
 
 class TrainCommand(Command):
@@ -38,14 +34,21 @@ class TrainCommand(Command):
     from maxtext_sparse.key_table import describe_keys
 
     del ctx
-    with formatter.section("Sparsity keys and their defaults"):
-      formatter.write_dl([(key.as_argument, key.meaning) for key in describe_keys()])
+    write_list("Sparsity keys and their defaults", [(key.as_argument, key.meaning) for key in describe_keys()], formatter)
+
+
+class RunCommand(Command):
+  """`run`, which passes on what follows its own argument."""
+
+  def collect_usage_pieces(self, ctx: Any) -> list[str]:
+    """Adds the arguments that are passed on."""
+    return [*super().collect_usage_pieces(ctx), "[ARGUMENT ...]"]
 
 
 def register(app: typer.Typer) -> None:
   """Adds the commands of this module."""
-  add(app, train, RUN, cls=TrainCommand, context_settings=_PASS_THROUGH, options_metavar=_TRAIN_ARGUMENTS)
-  add(app, run, RUN, context_settings=_PASS_THROUGH)
+  add(app, train, RUN, cls=TrainCommand, context_settings=_PASS_THROUGH, options_metavar=f"[OPTIONS] {_TRAIN_ARGUMENTS}")
+  add(app, run, RUN, cls=RunCommand, context_settings=_PASS_THROUGH)
   add(app, demo, RUN)
 
 
@@ -57,7 +60,9 @@ def train(
 ) -> None:
   """Trains a model with MaxText and the plugin.
 
-  The arguments are those of MaxText's own train, and the sparsity keys. Several config files merge left to right.
+  The arguments are those of MaxText's own train, and the sparsity keys. Several config files are merged from left to
+  right; of two values for a key, the later one counts. On a machine without an accelerator, add hardware=cpu
+  skip_jax_distributed_system=True.
 
   Example: maxtext-sparse train base.yml model.yml run_name=s80 sparsity=0.8
   """
@@ -79,12 +84,14 @@ def train(
 
 def run(
   context: typer.Context,
-  module: Annotated[str, typer.Argument(metavar="MODULE", help="The dotted name of the entry point.")],
+  module: Annotated[
+    str, typer.Argument(metavar="MODULE", help="The dotted name of the entry point, as after python -m.")
+  ],
   traceback: _Traceback = False,
 ) -> None:
   """Runs any other entry point of MaxText with the plugin.
 
-  What follows MODULE are the arguments of that entry point.
+  What follows MODULE is passed to that entry point.
 
   Example: maxtext-sparse run maxtext.trainers.pre_train.train_compile base.yml compile_topology=v5e-16 sparsity=0.8
   """
@@ -97,8 +104,10 @@ def demo(
   out: Annotated[
     str, typer.Option(help="Folder for the corpus, the runs and the results. The next call reuses it.")
   ] = "demo_out",
-  steps: Annotated[int | None, typer.Option(help="Training steps of each run, if not those of the recipe.")] = None,
-  sparsity: Annotated[float, typer.Option(help="Final fraction of prunable weights that is removed.")] = 0.4,
+  steps: Annotated[
+    int | None, typer.Option(help="Training steps of each run, if not 500.")
+  ] = None,
+  sparsity: Annotated[float, typer.Option(help="Share of the prunable weights that is removed in the end.")] = 0.4,
   as_json: Json = False,
 ) -> None:
   """Trains a sparse model and its dense twin on real text in minutes, offline, on the CPU of a laptop.

@@ -30,14 +30,18 @@ def make(
   topology: Annotated[
     str | None, typer.Option(help="Also show what the study costs on this TPU topology, such as v5e-32.")
   ] = None,
-  mfu: Annotated[float | None, typer.Option(min=0.001, max=1.0, help="Its utilisation; 0.4 is assumed.")] = None,
-  price: Annotated[float | None, typer.Option(min=0.0, help="Dollars of a chip-hour, such as 1.2.")] = None,
+  mfu: Annotated[
+    float | None, typer.Option(min=0.001, max=1.0, help="Utilisation of its chips (MFU). Without it, 0.4 is assumed.")
+  ] = None,
+  price: Annotated[
+    float | None, typer.Option(min=0.0, help="Price of one chip for one hour in dollars, such as 1.2.")
+  ] = None,
   as_json: Json = False,
 ) -> None:
   """Writes the folder of a sweep: manifest.json, and one complete config runs/NAME.yml for each run.
 
-  This trains nothing. The same sweep file always gives the same bytes. A sweep file that would change a run that has
-  begun is refused.
+  This trains nothing. The same sweep file always gives the same files. If the sweep file has changed in a way that would
+  change a run that has begun, it is refused.
 
   Example: maxtext-sparse sweep make configs/sweeps/schedules.yml --out schedules --topology v5e-32 --price 1.2
   """
@@ -120,7 +124,7 @@ def status(directory: _Folder, as_json: Json = False) -> None:
 
 def collect(
   directory: _Folder,
-  out: Annotated[str | None, typer.Option(help="Table to write, if not RUNS.csv in DIR.")] = None,
+  out: Annotated[str | None, typer.Option(help="The table to write, if not RUNS.csv in DIR.")] = None,
   allow_unfinished: Annotated[
     bool, typer.Option("--allow-unfinished", help="Leave out the runs that are not finished.")
   ] = False,
@@ -128,7 +132,7 @@ def collect(
 ) -> None:
   """Writes the table that `fit` and `plot` read, with one row for each run.
 
-  It refuses as long as a run is not finished.
+  It does so only when all runs are finished, or with --allow-unfinished.
 
   Columns: run, sparsity, dense_params, average_params, final_params, tokens, loss (final eval), gmp_dense_fraction,
   gmp_prune_fraction, learning_rate, batch_tokens, and the sweep's axes.
@@ -153,16 +157,16 @@ def collect(
 
 def report(
   directory: _Folder,
-  out: Annotated[str | None, typer.Option(help="Folder to write, if not report in DIR.")] = None,
+  out: Annotated[str | None, typer.Option(help="The folder to write, if not report in DIR.")] = None,
   law: Annotated[str, typer.Option(help="Law that is fitted to the runs.")] = "average",
   allow_unfinished: Annotated[
     bool, typer.Option("--allow-unfinished", help="Leave out the runs that are not finished.")
   ] = False,
   as_json: Json = False,
 ) -> None:
-  """Writes a report of the study: runs, curves, N(t), the law, the frontier.
+  """Writes a report of the study: its runs, their curves and sizes, a law and the best sizes.
 
-  The folder holds report.md, tables, figures, and report.html, which is the same as one page without other files.
+  The folder holds report.md with its tables and figures, and report.html, which has the same in one file.
 
   Example: maxtext-sparse sweep report mini-law --out report
   """

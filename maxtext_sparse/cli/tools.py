@@ -13,21 +13,21 @@ from maxtext_sparse.terminal import avoid_accelerators, console, print_json
 _Path = Annotated[
   str, typer.Argument(metavar="PATH", help="A checkout, with the folder src/maxtext, or a site-packages folder.")
 ]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the diff and change nothing.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change as a diff, and change nothing.")]
 
 
 def register(app: typer.Typer) -> None:
   """Adds the commands of this module."""
   add(app, doctor, TOOLS)
   add(app, keys, TOOLS)
-  patches = new_group("Makes the sparsity keys native in a MaxText checkout or install, or takes them out again.")
+  patches = new_group("Puts the sparsity keys into the files of a MaxText checkout or install, or takes them out again.")
   for command in (apply, revert, check):
     add(patches, command)
   app.add_typer(patches, name="patch", rich_help_panel=TOOLS)
 
 
 def doctor(as_json: Json = False) -> None:
-  """Checks MaxText, jax and every hook without touching an accelerator.
+  """Checks that MaxText, jax and the plugin fit together, without touching an accelerator.
 
   The exit status is 1 if training would not work.
 
@@ -49,7 +49,7 @@ def keys(
 ) -> None:
   """Lists the sparsity keys with their defaults and meanings.
 
-  JSON: keys[], each with key, default, values, meaning.
+  Keys of --json: keys[], each with key, default, values, meaning.
 
   Example: maxtext-sparse keys --yaml
   """
@@ -67,11 +67,11 @@ def keys(
 
 
 def apply(path: _Path, dry_run: _DryRun = False, as_json: Json = False) -> None:
-  """Applies the patch for the MaxText release that the tree is.
+  """Applies the patch that belongs to the MaxText release at PATH.
 
-  A tree that has the patch already stays as it is.
+  If it is applied already, nothing changes.
 
-  JSON: path, release, changed[]; with --dry-run path, release, verb, would_change[], diff.
+  Keys of --json: path, release, changed[]; with --dry-run path, release, verb, would_change[], diff.
 
   Example: maxtext-sparse patch apply ~/maxtext
   """
@@ -82,9 +82,9 @@ def apply(path: _Path, dry_run: _DryRun = False, as_json: Json = False) -> None:
 
 
 def revert(path: _Path, dry_run: _DryRun = False, as_json: Json = False) -> None:
-  """Restores the released files byte for byte.
+  """Takes the patch out, so that every file is again as it was released.
 
-  JSON: path, release, changed[]; with --dry-run path, release, verb, would_change[], diff.
+  Keys of --json: path, release, changed[]; with --dry-run path, release, verb, would_change[], diff.
 
   Example: maxtext-sparse patch revert ~/maxtext
   """
@@ -95,7 +95,7 @@ def revert(path: _Path, dry_run: _DryRun = False, as_json: Json = False) -> None
 
 
 def check(path: _Path, as_json: Json = False) -> None:
-  """Tells whether the patch is applied.
+  """Says whether the patch is applied.
 
   The exit status is 0 if it is, and 1 otherwise.
 

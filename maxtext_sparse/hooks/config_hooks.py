@@ -20,6 +20,7 @@ from maxtext_sparse.config import DEFAULTS, refuse_misspelt, SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks.registry import Function
 from maxtext_sparse.hooks.settings import parse_settings
+from maxtext_sparse.maxtext_errors import is_one_line
 
 
 def add_defaults(load_config: Function) -> Function:
@@ -76,10 +77,13 @@ def check_values(prepare_for_pydantic: Function) -> Function:
 
 
 def keep_one_line(handle_config_exception: Function) -> Function:
-  """`pyconfig._handle_config_exception`: lets our errors through; MaxText would print a banner and a traceback."""
+  """`pyconfig._handle_config_exception`: lets our errors through, and all where each ends as one line.
+
+  MaxText would print a banner, and leave with a status of its own.
+  """
 
   def handle(e: Exception) -> None:
-    if isinstance(e, ConfigError):
+    if isinstance(e, ConfigError) or is_one_line():
       raise e
     handle_config_exception(e)
 

@@ -85,8 +85,12 @@ def keep_all_rows(write_metrics_locally: Function) -> Function:
       self.is_metrics_file_open = True
     row = {name: float(value) for name, value in metrics["scalar"].items()}
     row |= {"step": float(step), "run_name": self.config.run_name}
-    with open(self.config.metrics_file, "a", encoding="utf-8") as file:
-      file.write(json.dumps(row) + "\n")
+    try:
+      with open(self.config.metrics_file, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    except OSError as error:
+      error.filename = self.config.metrics_file  # a failed write, unlike a failed open, does not name its file
+      raise
     return None
 
   return write_row

@@ -130,13 +130,14 @@ def explained(config: Any) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    if isinstance(error, RunError) or not any(_is_full_disk(link) for link in _chain(error)):
+    reasons = [reason for link in _chain(error) if (reason := _why_full(link))]
+    if isinstance(error, RunError) or not reasons:
       raise
-    place = run_folder(config) or config.base_output_directory
-    raise RunError(
-      f"base_output_directory={place}: no space left on this disk; free some, and the same command goes on from the last "
-      "checkpoint"
-    ) from error
+    place = f"base_output_directory={run_folder(config) or config.base_output_directory}"
+    if config.metrics_file in [getattr(link, "filename", None) for link in _chain(error)]:
+      place = f"metrics_file={config.metrics_file}"
+    next_step = "the same command goes on from the last checkpoint" if config.enable_checkpointing else "start it again"
+    raise RunError(f"{place}: the disk is full ({reasons[0]}); make room, and {next_step}") from error
 
 
 @contextlib.contextmanager
@@ -182,9 +183,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     link = link.__cause__ or link.__context__
 
 
-def _is_full_disk(error: BaseException) -> bool:
-  is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-  return is_full or "No space left on device" in str(error)
+def _why_full(error: BaseException) -> str | None:
+  """What the system says where no more can be written; tensorstore has it within its own messages."""
+  texts = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+  return next((text for text in texts if text in str(error)), None)
 
 
 def _is_from_a_checkpoint(error: BaseException) -> bool:

@@ -87,8 +87,17 @@ def _output_into(log: TextIO) -> Iterator[TextIO]:
     try:
       yield terminal
     finally:
-      sys.stdout.flush()
-      sys.stderr.flush()
-      for number, saved in enumerate(kept, start=1):
+      for stream, number, saved in zip((sys.stdout, sys.stderr), (1, 2), kept):
+        _flush(stream, number)
         os.dup2(saved, number)
         os.close(saved)
+
+
+def _flush(stream: TextIO, number: int) -> None:
+  """Writes what a stream still holds. If the log's disk is full, this goes nowhere, and not to the terminal later."""
+  try:
+    stream.flush()
+  except OSError:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+      os.dup2(nowhere.fileno(), number)
+      stream.flush()

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import re
 import sys
 import types
 from typing import Any
@@ -14,7 +13,8 @@ from maxtext_sparse import hooks
 from maxtext_sparse.arguments import require_model
 from maxtext_sparse.config import keys_of, run_steps, SparsityKeys
 from maxtext_sparse.entry import merged_configs
-from maxtext_sparse.errors import ConfigError, did_you_mean, HookError
+from maxtext_sparse.errors import ConfigError, HookError
+from maxtext_sparse.maxtext_errors import as_config_errors
 from maxtext_sparse.plan import cost
 from maxtext_sparse.preflight.expected import model_flops, tokens_per_device
 from maxtext_sparse.pruning.groups import plan_pruning, PruningPlan
@@ -116,10 +116,11 @@ def load_model(arguments: Sequence[str]) -> Model:
   with _quiet(), _config_hooks():
     from maxtext.configs import pyconfig
 
-    with merged_configs(arguments) as merged, _one_line_config_errors():
+    with merged_configs(arguments) as merged, as_config_errors():
       config = pyconfig.HyperParameters(pyconfig._initialize_pydantic(["", *merged, *_LOCAL]))
     _require_model_file(config.model_name, arguments)
-    parameters = _abstract_parameters(config)
+    with as_config_errors():
+      parameters = _abstract_parameters(config)
   flat, keys = config.get_keys(), keys_of(config)
   trainable = flat.get("trainable_parameters_mask") or ()
   return Model(flat, keys, parameters, select_prunable(parameters, keys, trainable))
@@ -197,44 +198,3 @@ def _require_model_file(name: str, arguments: Sequence[str]) -> None:
   file = name.replace("-Instruct", "") + ".yml"
   if name != "default" and not any(os.path.isfile(os.path.join(folder, "models", file)) for folder in folders):
     raise ConfigError(f"model_name={name}: this MaxText comes without models/{file}, the file with its shapes")
-
-
-@contextlib.contextmanager
-def _one_line_config_errors() -> Iterator[None]:
-  """Turns what MaxText raises for a bad config into ConfigError."""
-  import omegaconf
-  import pydantic
-  import yaml
-
-  try:
-    yield
-  except ConfigError:
-    raise
-  except pydantic.ValidationError as error:
-    raise ConfigError(_describe(error.errors()[0])) from None
-  except (ValueError, TypeError, AssertionError, KeyError, omegaconf.errors.OmegaConfBaseException) as error:
-    raise ConfigError(_shorten(str(error))) from None
-  except yaml.YAMLError as error:
-    raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from None
-  except OSError as error:
-    raise ConfigError(f"{error.filename}: {error.strerror}") from None
-
-
-def _describe(error: Any) -> str:
-  """One pydantic error. For a value that is not among the allowed ones, it names the nearest."""
-  reason = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-  if not error["loc"]:
-    return " ".join(reason.split())
-  key, value = error["loc"][0], error["input"]
-  choices = re.findall(r"'([^']*)'", error.get("ctx", {}).get("expected", ""))
-  if choices and isinstance(value, str):
-    reason = f"unknown{did_you_mean(value, choices, cutoff=0.4) or ', must be one of ' + ', '.join(choices)}"
-  return f"{key}={value}: {' '.join(reason.split())}"
-
-
-def _shorten(message: str) -> str:
-  """A message in one line. For an unknown key, MaxText lists all its keys; this names the nearest."""
-  unknown = re.match(r"'(\w+)' not in (.*)", message, re.DOTALL)
-  if not unknown:
-    return " ".join(message.split())
-  return f"{unknown[1]}: MaxText has no such key{did_you_mean(unknown[1], re.findall(r"'(\w+)'", unknown[2]))}"

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from maxtext_sparse.cli import app
 from maxtext_sparse.config import KEYS
+from maxtext_sparse.plots import FIGURES
 
 
 def all_commands(command, path=()):
@@ -58,6 +59,22 @@ def test_help_is_whole_sentences(path, command):
     assert text and text[0].isupper() and text.endswith((".", "e.g.")), f"{parameter.name}: {text}"
 
 
+@pytest.mark.parametrize("path, command", COMMANDS)
+def test_no_line_ends_within_a_word_or_a_bracket_and_types_are_words(path, command):
+  text = shown(*path, "--help")
+  assert re.findall(r"\w-$|\[(?:default|at|required)[^\]\n]*$", text, re.MULTILINE) == []
+  usage = text.split("\n\n")[0]
+  assert "<" not in text and "{" not in usage
+  assert text.isascii()
+
+
+def test_lists_have_a_line_for_each_entry():
+  text = shown("plot", "--help")
+  figures = text.partition("Figures:\n")[2].partition("\n\n")[0]
+  assert re.findall(r"^  (\w+) ", figures, re.MULTILINE) == list(FIGURES)
+  assert "  t5, vit      The published files" in shown("convert", "--help")
+
+
 @pytest.mark.parametrize("path, command", LEAVES)
 def test_every_command_has_an_example_that_can_be_pasted(path, command):
   text = shown(*path, "--help")
@@ -76,8 +93,8 @@ def test_train_lists_the_keys_with_their_defaults():
 
 def test_options_come_in_groups():
   text = shown("launch", "xpk", "--help")
-  assert text.index("Where it runs:") < text.index("  --cluster <str>") < text.index("How it runs:")
-  assert text.index("How it runs:") < text.index("  --docker-image <str>") < text.index("Options:")
+  assert text.index("Where it runs:") < text.index("  --cluster TEXT") < text.index("How it runs:")
+  assert text.index("How it runs:") < text.index("  --docker-image TEXT") < text.index("Options:")
 
 
 @pytest.mark.parametrize(

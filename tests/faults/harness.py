@@ -69,11 +69,17 @@ class Nursery(Server):
 
   def start(self, out: Path, name: str, call: str = "sparse", num_devices: int = 1, extra=None, **overrides) -> Child:
     """A run of 8 sequences a step; its final state goes to `name.npz`. `extra` are environment variables."""
+    args = arguments(out, name, **({"per_device_batch_size": 8 / num_devices} | overrides))
+    return self._begin(call, args, name, out / f"{name}.npz", {"XLA_FLAGS": xla_flags(num_devices)} | (extra or {}))
+
+  def command(self, *words: str) -> Child:
+    """What `maxtext-sparse WORDS` does, as a user sees it."""
+    return self._begin("command", list(words), words[0], None, {"XLA_FLAGS": xla_flags(1)})
+
+  def _begin(self, call: str, args: list[str], name: str, save: Path | None, variables: dict[str, str]) -> Child:
     self._num_children += 1
     log = self._folder / f"{self._num_children:03d}_{name}.log"
-    flags = {"XLA_FLAGS": xla_flags(num_devices)} | (extra or {})
-    args = arguments(out, name, **({"per_device_batch_size": 8 / num_devices} | overrides))
-    request = {"call": call, "args": args, "save": str(out / f"{name}.npz"), "log": str(log), "environment": flags}
+    request = {"call": call, "args": args, "save": save and str(save), "log": str(log), "environment": variables}
     return Child(self, self.request(request), log)
 
   def train(self, out: Path, name: str, **settings) -> Result:

@@ -60,6 +60,15 @@ def main_program(args, save):
   run_module("maxtext.trainers.pre_train.train", args)
 
 
+def command(args, save):
+  """What `maxtext-sparse ARGS` does."""
+  del save
+  from maxtext_sparse.cli import main as maxtext_sparse
+
+  sys.argv = ["maxtext-sparse", *args]
+  maxtext_sparse()
+
+
 def fine_tune(args, save):
   """What `maxtext-sparse run maxtext.trainers.post_train.sft.train_sft_native` does."""
   del save
@@ -73,6 +82,7 @@ CALLS = {
   "stock": functools.partial(train, plugin=False),
   "explicit_masks": train_with_explicit_masks,
   "main": main_program,
+  "command": command,
   "fine_tune": fine_tune,
 }
 

@@ -21,6 +21,14 @@ with bar_and_log(values):
   listeners.tell({"eval/avg_loss": 3.0}, 9)
 print("after the run")
 """
+FAILING_RUN = """
+from maxtext_sparse.errors import one_line_errors, RunError
+from maxtext_sparse.local.foreground import bar_and_log
+with one_line_errors(), bar_and_log({"steps": 10, "base_output_directory": ".", "run_name": "a"}):
+  print("a line of MaxText")
+  with one_line_errors():  # as around MaxText's main
+    raise RunError("why the run failed")
+"""
 LINES = ["a line of MaxText", "a line of XLA", "a line of a child"]
 
 
@@ -48,3 +56,26 @@ def test_a_run_without_a_local_folder_logs_into_a_temporary_file():
   path = Path(done.stderr.splitlines()[0].removeprefix("log: "))
   assert sorted(path.read_text().splitlines()) == sorted(LINES)
   path.unlink()
+
+
+def failed_run(folder):
+  # Without PYTHONUNBUFFERED, so that the log is in a buffer when the run fails.
+  variables = os.environ | {"PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": ""}
+  done = subprocess.run(
+    [sys.executable, "-c", FAILING_RUN], capture_output=True, text=True, env=variables, cwd=folder, check=False
+  )
+  return done.returncode, done.stdout, done.stderr.splitlines()
+
+
+SHOWN = ["log: ./a/train.log", "a: starting MaxText", "maxtext-sparse: error: why the run failed"]
+
+
+def test_the_line_of_a_failed_run_is_on_the_terminal_and_not_in_the_log(tmp_path):
+  assert failed_run(tmp_path) == (1, "", SHOWN)
+  assert (tmp_path / "a" / "train.log").read_text() == "a line of MaxText\n"
+
+
+def test_a_log_on_a_full_disk_does_not_hide_how_the_run_ends(tmp_path):
+  (tmp_path / "a").mkdir()
+  (tmp_path / "a" / "train.log").symlink_to("/dev/full")
+  assert failed_run(tmp_path) == (1, "", SHOWN)

@@ -13,6 +13,9 @@ import pytest
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.patching.patchset import all_patches, digest
 from maxtext_sparse.patching.tree import APPLIED, find_package, FOREIGN, NOT_APPLIED, PARTLY, Tree
+from tests.disks import fill, mounted, small_disk
+
+__all__ = ["mounted"]
 
 pytestmark = pytest.mark.release
 
@@ -145,6 +148,31 @@ def test_a_full_disk_leaves_no_file_behind(tree):
     [sys.executable, "-c", code, "patch", "apply", str(tree)], capture_output=True, text=True, cwd=REPO
   )
   assert done.returncode == 2 and done.stderr.count("\n") == 1 and "the tree is as before" in done.stderr
+  assert contents(tree) == before
+
+
+def test_a_full_file_system_leaves_no_file_behind(tree, mounted, tmp_path_factory):
+  disk = small_disk(mounted, tmp_path_factory.mktemp("disks") / "disk", megabytes=2)
+  shutil.copytree(tree, disk / "tree")
+  fill(disk)
+  before = contents(disk)
+  for words in (["apply"], ["apply", "--json"]):
+    status, shown, error = command(*words, str(disk / "tree"))
+    assert (status, shown, error.count("\n")) == (2, "", 1)
+    assert "cannot write (No space left on device), the tree is as before" in error
+    assert contents(disk) == before
+  (disk / "filler").unlink()
+  assert command("apply", str(disk / "tree"))[0] == 0
+
+
+def test_a_read_only_file_system_leaves_no_file_behind(tree, mounted):
+  before = contents(tree)
+  mounted(tree, "--bind", str(tree))
+  mounted(tree, "-o", "remount,bind,ro")
+  status, shown, error = command("apply", str(tree))
+  assert (status, shown, error.count("\n")) == (2, "", 1)
+  assert "cannot write (Read-only file system), the tree is as before" in error
+  assert command("apply", str(tree), "--dry-run")[0] == 0 and command("check", str(tree))[0] == 1
   assert contents(tree) == before
 
 

@@ -97,6 +97,7 @@ def test_tokens_are_not_known_while_the_batch_ramps_up():
     (["base.yml", "decoder_block=lama2"], "decoder_block=lama2: unknown, did you mean llama2\\?"),
     (["base.yml", "steps=ten"], "steps=ten: "),
     (["base.yml", "num_experts=8"], "moe_mlp_dim must be positive"),
+    (["base.yml", "base_num_query_heads=5"], "Invalid num_kv_heads for GQA; base_num_query_heads must be a multiple of "),
   ],
 )
 def test_bad_configs_are_one_line(arguments, message):
