@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from maxtext_sparse.config import DEFAULTS, SparsityKeys
 from maxtext_sparse.config_files import dump
-from maxtext_sparse.terminal import new_table
+from maxtext_sparse.terminal import new_table, print_table
 
 if TYPE_CHECKING:
   from rich.console import Console
@@ -66,7 +66,7 @@ def print_keys(console: "Console") -> None:
   table = new_table(["key", "default", "meaning"], left=["default", "meaning"], wrapped=["meaning"])
   for key in describe_keys():
     table.add_row(key.name, _default_text(key.default), key.meaning or key.values)
-  console.print(table)
+  print_table(console, table)
 
 
 def _values(field: FieldInfo) -> str:

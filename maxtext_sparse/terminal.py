@@ -6,6 +6,11 @@ import os
 import sys
 from typing import Any, Literal, TYPE_CHECKING
 
+# Wider than any table.
+_ENDLESS = 10_000
+# A column that may be wrapped is not made narrower than this.
+_LEAST_WRAPPED = 20
+
 if TYPE_CHECKING:
   from rich.console import Console
   from rich.table import Table
@@ -43,6 +48,40 @@ def new_table(
     side: Literal["left", "right"] = "left" if index == 0 or column in left else "right"
     made.add_column(column, justify=side, no_wrap=column not in wrapped, overflow="fold")
   return made
+
+
+def print_table(console: "Console", table: "Table") -> None:
+  """Prints a table without cutting anything off.
+
+  Where the console is too narrow, the columns move together. If that is not enough, the lines are longer than the
+  console, and the terminal wraps them. Rich itself would drop the ends of numbers.
+  """
+  from rich.cells import cell_len
+
+  for column in table.columns:
+    if column.no_wrap:
+      column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+  width = console.width
+  if _least_width(console, table) > width:
+    table.collapse_padding = True
+    table.padding = (0, 1, 0, 0)
+  console.width = max(width, _least_width(console, table))
+  try:
+    console.print(table)
+  finally:
+    console.width = width
+
+
+def _least_width(console: "Console", table: "Table") -> int:
+  """Width of the console that the table needs, with all that may be wrapped wrapped, and long words broken."""
+  from rich.measure import Measurement
+
+  least = Measurement.get(console, console.options.update(width=_ENDLESS), table).minimum
+  for column in table.columns:
+    if not column.no_wrap:
+      longest = max(map(len, " ".join(map(str, (column.header, *column.cells))).split()), default=0)
+      least -= max(0, longest - _LEAST_WRAPPED)
+  return least
 
 
 def say(console: "Console", line: str) -> None:

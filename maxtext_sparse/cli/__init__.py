@@ -1,5 +1,6 @@
 """The `maxtext-sparse` command. One module per group of commands; each command imports what it needs when it runs."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -48,6 +49,8 @@ for module in (start, plan, studies, cluster, laws, export, bench, tools):
 
 def main() -> None:
   """The console script."""
+  # MaxText imports transformers, which tells of packages and models that nobody here asked for.
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   try:
     app(prog_name="maxtext-sparse")
   except ModuleNotFoundError as error:

@@ -104,9 +104,7 @@ def demo(
   out: Annotated[
     str, typer.Option(help="Folder for the corpus, the runs and the results. The next call reuses it.")
   ] = "demo_out",
-  steps: Annotated[
-    int | None, typer.Option(help="Training steps of each run, if not 500.")
-  ] = None,
+  steps: Annotated[int | None, typer.Option(help="Training steps of each run, if not 500.")] = None,
   sparsity: Annotated[float, typer.Option(help="Share of the prunable weights that is removed in the end.")] = 0.4,
   as_json: Json = False,
 ) -> None:

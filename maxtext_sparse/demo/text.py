@@ -9,7 +9,7 @@ from maxtext_sparse.demo.results import RunResult
 from maxtext_sparse.demo.training import tokens_per_step
 from maxtext_sparse.local.corpus import Corpus
 from maxtext_sparse.plan.twins import Twin
-from maxtext_sparse.terminal import new_table, say
+from maxtext_sparse.terminal import new_table, print_table, say
 
 # Tokens for each prunable weight in the paper's runs.
 _ENOUGH = 200
@@ -47,7 +47,7 @@ def print_comparison(
   )
   for label, shown in _LINES.items():
     table.add_row(label, *(shown(result) for result in results.values()))
-  console.print(table)
+  print_table(console, table)
   say(console, conclusion(results["sparse"], results["twin"]))
   if len(twin.neighbours) > 1:
     sizes = " and ".join(f"{neighbour.num_prunable:,}" for neighbour in twin.neighbours)

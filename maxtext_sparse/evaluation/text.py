@@ -3,7 +3,7 @@
 import os
 
 from maxtext_sparse.evaluation.harness import Results
-from maxtext_sparse.terminal import console, new_table
+from maxtext_sparse.terminal import console, new_table, print_table
 
 
 def print_results(results: Results) -> None:
@@ -17,7 +17,7 @@ def print_results(results: Results) -> None:
     for metric in metrics:
       if not metric.endswith("_stderr"):
         table.add_row(task, metric, *(_cell(results[path].get(task, {}), metric) for path in results))
-  console().print(table)
+  print_table(console(), table)
 
 
 def _cell(metrics: dict[str, float], metric: str) -> str:

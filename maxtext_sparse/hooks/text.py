@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
-from maxtext_sparse.terminal import new_table
+from maxtext_sparse.terminal import new_table, print_table
 
 
 def print_diagnosis(report: dict[str, Any], console: Console) -> None:
@@ -15,7 +15,7 @@ def print_diagnosis(report: dict[str, Any], console: Console) -> None:
   table = new_table(["hook", "fits", "state"], left=["fits", "state"], title="Hooks", wrapped=["hook", "state"])
   for hook in report["hooks"]:
     table.add_row(hook["target"], "yes" if hook["signature_as_expected"] else "NO", hook["state"])
-  console.print(table)
+  print_table(console, table)
   for hint in report["hints"]:
     console.print(f"- {hint}", markup=False)
   console.print("Training works." if report["works"] else "Training would not work.")

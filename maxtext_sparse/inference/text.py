@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TYPE_CHECKING
 
 from maxtext_sparse.inference.comparison import PROMPTS, VARIANTS
-from maxtext_sparse.terminal import new_table, say
+from maxtext_sparse.terminal import new_table, print_table, say
 
 if TYPE_CHECKING:
   from rich.console import Console
@@ -26,7 +26,7 @@ def print_result(result: Mapping[str, Any], console: "Console") -> None:
   table = new_table(COLUMNS)
   for row in rows(result):
     table.add_row(*row)
-  console.print(table)
+  print_table(console, table)
   for line in remarks(result):
     say(console, line)
 

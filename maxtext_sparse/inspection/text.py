@@ -3,7 +3,7 @@
 from typing import Any
 
 from maxtext_sparse.inspection.verify import Verdict
-from maxtext_sparse.terminal import console, new_table, say
+from maxtext_sparse.terminal import console, new_table, print_table, say
 
 
 def print_verdict(path: str, verdict: Verdict) -> None:
@@ -32,7 +32,7 @@ def print_survey(result: dict[str, Any], comparison: dict[str, Any] | None, file
       *([_overlap(overlap.get(row["name"]))] if overlap else []),
     ]
     table.add_row(*cells, " ".join(row["structures"]))
-  screen.print(table)
+  print_table(screen, table)
   left = f"{result['nonzero']:,} of {result['prunable']:,} prunable weights left ({result['density']:.4%})"
   say(screen, f"{result['title']}: {left}")
   if comparison:

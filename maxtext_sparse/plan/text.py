@@ -9,7 +9,7 @@ from rich.table import Table
 from maxtext_sparse.plan.chart import draw
 from maxtext_sparse.plan.cost import Phase, RunPlan
 from maxtext_sparse.plan.twins import Twin
-from maxtext_sparse.terminal import new_table, say, short
+from maxtext_sparse.terminal import new_table, print_table, say, short
 
 if TYPE_CHECKING:
   from maxtext_sparse.plan.models import Model
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def print_plan(plan: RunPlan, console: Console, notes: Sequence[str] = ()) -> None:
   """Prints the schedule, its phases, a plot of N(t), and what the run costs."""
   say(console, _headline(plan))
-  console.print(_phase_table(plan))
+  print_table(console, _phase_table(plan))
   for line in draw(plan):
     say(console, line)
   say(console, "")
@@ -37,7 +37,7 @@ def print_price(priced: "PricedRun", console: Console) -> None:
     table.add_row(name, f"{cost.hours:,.2f}", f"{cost.chip_hours:,.1f}", dollars)
   pace = priced.pace
   say(console, f"{priced.topology}, {pace.num_chips} chips, at MFU {priced.utilisation:.0%}")
-  console.print(table)
+  print_table(console, table)
   added = f"mask {1e6 * pace.mask:,.0f} us, event {1e3 * pace.event:.2f} ms"
   speed = f"{pace.tokens_per_second_per_chip(pace.dense):,.0f} tokens a second a chip"
   say(console, f"step {1e3 * pace.dense:,.1f} ms, {added}; {speed}")
@@ -52,8 +52,9 @@ def print_twins(twins: Sequence[Twin], num_prunable: int, console: Console) -> N
       row = (str(neighbour.emb_dim), f"{neighbour.num_prunable:,}", f"{neighbour.weight:.3f}")
       table.add_row(*(head if i == 0 else ("", "", "")), *row)
   say(console, f"dense twins of a model with {num_prunable:,} prunable weights")
-  console.print(table)
-  say(console, "loss of the twin = sum of weight x loss; to train a neighbour, add to the sparse run's command:")
+  print_table(console, table)
+  say(console, "loss of the twin = sum of weight x loss")
+  say(console, "to train a neighbour, add to the command of the sparse run:")
   sizes = {neighbour.emb_dim: neighbour.overrides for twin in twins for neighbour in twin.neighbours}
   for emb_dim in sorted(sizes):
     say(console, f"  {emb_dim:>5}  {' '.join(sizes[emb_dim])}")
@@ -68,7 +69,7 @@ def print_model(model: "Model", console: Console) -> None:
     count = parameter.size // parameter.matrix_size
     is_pruned = "yes" if parameter.path in pruned else ""
     table.add_row(parameter.path, shape, str(count), f"{parameter.size:,}", is_pruned)
-  console.print(table)
+  print_table(console, table)
   share = model.num_prunable / model.total
   say(console, f"total     {model.total:>18,}  {short(model.total)}")
   say(console, f"prunable  {model.num_prunable:>18,}  {short(model.num_prunable)}, {share:.1%} of the total")
@@ -113,9 +114,8 @@ def _figures(plan: RunPlan) -> list[tuple[str, str]]:
   ]
   if plan.tokens is not None:
     figures.append(("tokens", f"{short(plan.tokens)} ({short(plan.tokens_per_step or 0)} a step)"))
-  overhead = f"{plan.overhead:.2f}x the effective ones, {1 / final:.2f}x in the recovery phase"
+  overhead = f"{plan.overhead:.2f}x the effective ones, {1 / final:.2f}x in recovery,"
   if plan.effective_flops is not None and plan.actual_flops is not None:
     figures.append(("effective FLOPs", short(plan.effective_flops)))
     overhead = f"{short(plan.actual_flops)}, {overhead}"
-  figures.append(("actual FLOPs", f"{overhead}: the hardware multiplies the zeros"))
-  return figures
+  return [*figures, ("actual FLOPs", overhead), ("", "because the hardware multiplies the zeros too")]

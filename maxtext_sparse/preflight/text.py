@@ -9,7 +9,7 @@ from rich.table import Table
 from maxtext_sparse.hooks import maxtext_version
 from maxtext_sparse.preflight.compare import Comparison, Step
 from maxtext_sparse.preflight.pace import Pace, RunCost
-from maxtext_sparse.terminal import new_table, say, short
+from maxtext_sparse.terminal import new_table, print_table, say, short
 
 # The most that sparsity may cost beyond the dense step to count as free.
 _MAX_ARGUMENT_BYTES = 1024
@@ -80,9 +80,9 @@ def print_comparison(comparison: Comparison, options: Options, console: Console)
     say(console, f"does not fit: {comparison.sparse.out_of_memory}")
     say(console, f"dense: {comparison.dense.out_of_memory or 'fits'}")
     return
-  console.print(_work_table(comparison))
-  console.print(_collective_table(comparison))
-  console.print(_time_table(comparison))
+  print_table(console, _work_table(comparison))
+  print_table(console, _collective_table(comparison))
+  print_table(console, _time_table(comparison))
   for line in _summary(comparison, options):
     say(console, line)
 

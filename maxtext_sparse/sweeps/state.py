@@ -1,14 +1,19 @@
 """How far each run of a sweep is, from what it left in its folder, which may be in a bucket."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import json
+import logging
 import os
 from typing import Any
 
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.runs.files import replace_json
 from maxtext_sparse.runs.metrics import eval_rows, last_of, latest_rows, read_uploaded_rows, Row, train_rows
 from maxtext_sparse.sweeps.manifest import Manifest, Run
+
+_LONGEST_REASON = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +47,35 @@ def is_local(path: str) -> bool:
 def checkpoint_steps(manifest: Manifest, run: Run) -> list[int]:
   """Steps of a run's complete checkpoints in ascending order. Checkpoint N holds the state after step N."""
   folder = epath_of(manifest.run_directory(run)) / "checkpoints"
-  try:
-    found = [entry for entry in folder.iterdir() if entry.name.isdigit()]
-  except (FileNotFoundError, NotADirectoryError):
-    return []
-  if not is_local(str(folder)):
-    # A bucket cannot rename folders, so a last file marks a checkpoint as complete. A local one is renamed when it is.
-    found = [entry for entry in found if (entry / "commit_success.txt").exists()]
+  with _readable(str(folder)):
+    try:
+      found = [entry for entry in folder.iterdir() if entry.name.isdigit()]
+    except (FileNotFoundError, NotADirectoryError):
+      return []
+    if not is_local(str(folder)):
+      # A bucket cannot rename folders, so a last file marks a checkpoint as complete. A local one is renamed when it is.
+      found = [entry for entry in found if (entry / "commit_success.txt").exists()]
   return sorted(int(entry.name) for entry in found)
+
+
+@contextlib.contextmanager
+def _readable(place: str) -> Iterator[None]:
+  """Turns what a bucket's client raises into one line. Its classes of errors are many, and it logs tracebacks itself.
+
+  Raises:
+    ConfigError: the place is in a bucket that cannot be read.
+  """
+  log, before = logging.getLogger("gcsfs"), logging.getLogger("gcsfs").level
+  log.setLevel(logging.CRITICAL + 1)
+  try:
+    yield
+  except Exception as error:
+    if is_local(place) or isinstance(error, ConfigError):
+      raise
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise ConfigError(f"{place}: cannot be read ({reason[:_LONGEST_REASON]})") from error
+  finally:
+    log.setLevel(before)
 
 
 def latest(manifest: Manifest, run: Run) -> tuple[Row, Row]:
@@ -57,7 +83,8 @@ def latest(manifest: Manifest, run: Run) -> tuple[Row, Row]:
   directory = manifest.run_directory(run)
   if is_local(directory):
     return latest_rows(metrics_file(manifest, run))
-  rows = read_uploaded_rows(directory)
+  with _readable(directory):
+    rows = read_uploaded_rows(directory)
   return last_of(train_rows(rows)), last_of(eval_rows(rows))
 
 

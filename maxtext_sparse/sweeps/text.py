@@ -9,7 +9,7 @@ from rich.text import Text
 from maxtext_sparse.sweeps.manifest import Manifest, Run
 from maxtext_sparse.sweeps.price import StudyCost
 from maxtext_sparse.sweeps.state import RunStatus
-from maxtext_sparse.terminal import new_table, say, short
+from maxtext_sparse.terminal import new_table, print_table, say, short
 
 
 def print_made(made: Manifest, console: Console) -> None:
@@ -19,7 +19,7 @@ def print_made(made: Manifest, console: Console) -> None:
     source = "" if run.trunk is None else f"{run.trunk} @ {run.branch_step}"
     counts = f"{run.batch_tokens:,}", short(run.num_prunable)
     table.add_row(run.name, f"{run.steps:,}", source, f"{run.num_own_steps:,}", *counts)
-  console.print(table)
+  print_table(console, table)
   total = f"{made.num_runs} runs, {made.steps_alone:,} steps"
   if made.num_trunks:
     plural = "" if made.num_trunks == 1 else "s"
@@ -43,6 +43,6 @@ def print_states(rows: Sequence[tuple[Run, RunStatus]], console: Console) -> Non
     loss = "" if status.loss is None else f"{status.loss:.3f}"
     density = "" if status.density is None else f"{status.density:.3f}"
     table.add_row(run.name, status.state, f"{status.num_done}/{run.steps}", loss, density, Text(status.reason))
-  console.print(table)
+  print_table(console, table)
   states = Counter(status.state for _, status in rows)
   say(console, ", ".join(f"{number} {state}" for state, number in states.items()))
