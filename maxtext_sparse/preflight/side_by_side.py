@@ -19,7 +19,7 @@ from rich.console import Console
 from maxtext_sparse.arguments import split_words
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.process import last_meaningful_line
-from maxtext_sparse.terminal import new_table, say
+from maxtext_sparse.terminal import new_table, print_table, say
 
 # Name of each figure, and where the JSON of `preflight` has it.
 FIGURES: dict[str, tuple[str, ...]] = {
@@ -126,7 +126,7 @@ def print_both(sides: Sequence[Side], told: Sequence[dict[str, Any]], console: C
     values = [figure(content, name) for content in told]
     if any(value is not None for value in values):
       table.add_row(name, *(_shown(value) for value in values), "-" if ratio is None else f"{ratio:.4f}")
-  console.print(table)
+  print_table(console, table)
 
 
 def _shown(value: float | None) -> str:
