@@ -1,10 +1,13 @@
 """`preflight --compare`: which preflight each side is, and what is made of both."""
 
+import json
 import os
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from maxtext_sparse.cli import app
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.preflight.side_by_side import figure, print_both, ratios, run_side, Side
 from maxtext_sparse.terminal import console
@@ -83,3 +86,15 @@ def test_both_sides_are_printed_with_their_ratio(capsys):
   assert "A: old, MaxText 0.2.5, v5e-4\nB: new, MaxText 0.2.6, v5e-4, does not fit into memory" in printed
   row = next(line for line in printed.splitlines() if line.startswith(" argument bytes, dense"))
   assert row.split()[-3:] == ["100", "150", "1.5000"]
+
+
+@pytest.mark.parametrize(("fits", "status"), [(True, 0), (False, 1)])
+def test_the_command_gives_both_sides_and_their_ratios_as_json(tmp_path, fits, status):
+  told = content(), content(dense={"argument_bytes": 150}, fits=fits)
+  folders = [environment(tmp_path / name, output=json.dumps(side)) for name, side in zip(("old", "new"), told)]
+  command = ["preflight", "a.yml", "--topology", "v5e-4", "--compare", *folders, "--json"]
+  result = CliRunner().invoke(app, command)
+  assert result.exit_code == status
+  found = json.loads(result.stdout)
+  assert (found["A"], found["B"]) == told
+  assert found["ratios"]["argument bytes, dense"] == 1.5
