@@ -80,10 +80,9 @@ class Schedule:
     """One phrase for logs and errors."""
     if not self.event_steps:
       return f"{self.shape}, no events (steps={self.steps})"
-    return (
-      f"{self.shape}, {len(self.event_steps)} events at {self.start}..{self.end} to density "
-      f"{self.final_density:g} (steps={self.steps})"
-    )
+    count = len(self.event_steps)
+    events = f"1 event at {self.start}" if count == 1 else f"{count} events at {self.start}..{self.end}"
+    return f"{self.shape}, {events} to density {self.final_density:g} (steps={self.steps})"
 
   def target_density(self, step: int) -> float:
     """Nominal density after the update of `step`, the one that step's checkpoint has."""

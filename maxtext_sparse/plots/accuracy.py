@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from maxtext_sparse.laws.fit import Fit, fit
@@ -21,11 +22,15 @@ def draw_accuracy(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, d
 
 def draw_fits(fits: Sequence[Fit]) -> tuple[Figure, dict[str, Any]]:
   """The same of laws that have been fitted."""
-  figure, axes = style.panels(1, len(fits), width=3.7, height=3.7, sharex=True, sharey=True)
-  for axis, fitted in zip(axes[0], fits):
+  num_columns = min(3, len(fits))
+  width = 3.8 if num_columns < 3 else 2.5
+  figure, axes = style.wrapped(len(fits), num_columns, width, width, sharex=True, sharey=True)
+  for axis, fitted in zip(axes, fits):
     _draw_law(axis, fitted)
-  axes[0, 0].set_ylabel("predicted loss (nats per token)")
-  axes[0, 0].legend(title="sparsity", loc="upper left")
+  figure.supxlabel("actual loss (nats per token)", fontsize=9)
+  figure.supylabel("predicted loss (nats per token)", fontsize=9)
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(handles, labels, title="sparsity", loc="outside upper center", ncols=len(handles))
   return figure, {f"mae_{fitted.law.name}": round(fitted.mae, 4) for fitted in fits}
 
 
@@ -37,6 +42,7 @@ def _draw_law(axis: Axes, fitted: Fit) -> None:
     is_level = (fitted.runs["sparsity"] == level).to_numpy()
     look = style.series(index) | {"linestyle": "none", "markersize": 5, "alpha": 0.9}
     axis.plot(actual[is_level], predicted[is_level], label=style.percent(level), **look)
-  axis.set_title(f"{fitted.law.name} (N = {fitted.law.size.removesuffix('_params')}): MAE {fitted.mae:.3f}", size=9)
-  axis.set_xlabel("actual loss (nats per token)")
+  axis.set_title(f"{fitted.law.name} (N = {fitted.law.size.removesuffix('_params')})\nMAE {fitted.mae:.3f}", size=9)
+  for side in (axis.xaxis, axis.yaxis):
+    side.set_major_locator(MaxNLocator(4))
   axis.set_aspect("equal")

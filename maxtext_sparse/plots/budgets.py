@@ -35,7 +35,7 @@ def draw_isoflop(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
   fitted = fit(law_named(laws[0]), runs)
   resamples = bootstrap(fitted, _NUM_RESAMPLES)
   compute = effective_compute(runs)
-  figure, axes = style.panels(1, 1, width=5.6, height=4.2)
+  figure, axes = style.panels(1, 1, width=6.4, height=3.8)
   axis: Axes = axes[0, 0]
   numbers: dict[str, Any] = {}
   shown = runs["loss"].tolist()
@@ -56,7 +56,7 @@ def draw_isoflop(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
   margin = 0.1 * (max(shown) - min(shown))
   axis.set_ylim(min(shown) - margin, max(shown) + margin)
   axis.set_title(f"law {fitted.law.name}; star: dense optimum, 90 % interval", size=9)
-  style.count_axis(axis.xaxis)
+  style.log_ticks(axis.xaxis)
   axis.legend(title="effective FLOPs; open: sparse", loc="center left", bbox_to_anchor=(1.0, 0.5))
   return figure, numbers
 
@@ -75,7 +75,7 @@ def draw_frontier(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, d
   if not fitted.law.knows_sparsity:
     raise ConfigError(f"--law={fitted.law.name}: leaves the sparsity out, must be average, frantar or a multiplier law")
   levels = compute_levels(runs)[-3:]
-  figure, axes = style.panels(1, len(levels), width=3.5, height=3.4, sharey=True)
+  figure, axes = style.panels(1, len(levels), width=3.5, height=2.9, sharey=True)
   numbers: dict[str, Any] = {}
   for axis, level in zip(axes[0], levels):
     near = runs[np.abs(np.log(effective_compute(runs) / level)) <= np.log(_NEAR)]
@@ -165,7 +165,7 @@ def _draw_frontier(axis: Axes, fitted: Fit, near: pd.DataFrame, level: float) ->
   final = fitted.runs["final_params"]
   grid = np.geomspace(final.min(), final.max(), _NUM_SIZES)
   dense, sparse = fitted.predict(_dense(grid, level)), _least_sparse_loss(fitted, grid, level)
-  axis.set_title(f"{level:.2g} effective FLOPs, law {fitted.law.name}", size=9)
+  axis.set_title(f"{level:.2g} effective FLOPs\nlaw {fitted.law.name}", size=9)
   for index, (name, losses) in enumerate((("dense", dense), ("sparse", sparse))):
     look = style.series(3 * index)
     places = pareto(grid, losses)
@@ -178,7 +178,7 @@ def _draw_frontier(axis: Axes, fitted: Fit, near: pd.DataFrame, level: float) ->
       axis.plot(size[front], loss[front], **look | {"linestyle": "none", "markersize": 6})
     axis.plot([], [], label=f"{name}: law, runs", **look)
   axis.set(xscale="log", xlabel="final parameters")
-  style.count_axis(axis.xaxis)
+  style.log_ticks(axis.xaxis, most=4)
   return float((dense - sparse).max())
 
 

@@ -48,8 +48,10 @@ def draw_compute(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
     raise ConfigError("compute: needs metrics files or run folders, a table has no loss during training")
   points = [_thinned(curve) for curve in curves]
   fit = fit_two_slopes(*map(np.concatenate, zip(*map(_after_warmup, points))))
-  figure, axes = style.panels(1, 2, width=4.4, height=3.6)
+  figure, axes = style.panels(1, 2, width=3.75, height=3.8)
   _draw_loss(axes[0, 0], curves, points, fit)
+  # The curves of several sizes fill their panel.
+  figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
   num_sizes = len({curve.active[0] for curve in curves})
   if num_sizes > 1:
     axes[0, 0].set_title(f"one fit to {len(curves)} runs of {num_sizes} sizes", size=9)
@@ -115,18 +117,19 @@ def _draw_loss(axis: Axes, curves: Sequence[Curve], points: Sequence[tuple[Array
   groups = _groups(curves)
   for curve, (flops, loss) in zip(curves, points):
     label, index = groups[curve.name]
-    look = style.series(index) | {"markersize": 3, "markevery": 12, "linewidth": 1.2}
+    look = style.series(index) | {"markersize": 3.5, "markevery": style.marks(index, len(flops)), "linewidth": 1.2}
     axis.plot(flops, loss, label=label if label not in axis.get_legend_handles_labels()[1] else None, **look)
   grid = np.geomspace(min(_after_warmup(p)[0][0] for p in points), max(p[0][-1] for p in points), 200)
   label = rf"fit, $\alpha$ = {fit.alpha_early:.3f} then {fit.alpha_late:.3f}"
-  axis.plot(grid, fit.loss(grid), color="black", linewidth=2, linestyle=(0, (4, 2)), label=label)
-  axis.axvline(fit.knee_flops, color="black", linewidth=0.8, linestyle=":", label=f"knee, {fit.knee_flops:.2g} FLOPs")
+  axis.plot(grid, fit.loss(grid), color="black", linewidth=2, linestyle=style.DASHES[1], label=label)
+  axis.axvline(
+    fit.knee_flops, color="black", linewidth=0.8, linestyle=style.DASHES[2], label=f"knee, {fit.knee_flops:.2g} FLOPs"
+  )
   axis.set(
     xscale="log", yscale="log", xlabel="effective training compute (FLOPs)", ylabel="training loss (nats per token)"
   )
-  axis.yaxis.set_major_formatter("{x:g}")
-  axis.yaxis.set_minor_formatter("{x:g}")
-  axis.legend()
+  style.log_ticks(axis.xaxis, style.flops_text)
+  style.log_ticks(axis.yaxis, "{:g}".format, most=8)
 
 
 def _groups(curves: Sequence[Curve]) -> dict[str, tuple[str, int]]:
@@ -144,7 +147,7 @@ def _draw_coefficient(axis: Axes, curve: Curve, fit: TwoSlopes) -> dict[str, flo
   for index, (name, alpha) in enumerate((("late", fit.alpha_late), ("early", fit.alpha_early))):
     coefficient = eq5_coefficient(curve, alpha)
     iterations = np.arange(1, len(coefficient) + 1)
-    look = style.series(index) | {"markevery": max(1, len(iterations) // 10), "markersize": 4}
+    look = style.series(index) | {"markevery": style.marks(index, len(iterations)), "markersize": 4}
     axis.plot(iterations, coefficient, label=rf"$\alpha$ = {alpha:.3f}", **look)
     factor = coefficient[-1] / coefficient[len(coefficient) // 2]
     ratios[f"eq5_coefficient_factor_over_second_half_alpha_{name}"] = float(factor)

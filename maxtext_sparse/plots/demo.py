@@ -26,17 +26,18 @@ def save_demo(stem: str, curves: Mapping[str, RunCurves], titles: Mapping[str, s
 
 def draw_demo(curves: Mapping[str, RunCurves], titles: Mapping[str, str]) -> Figure:
   """Two panels over the steps: active parameters N(t) on the left, loss on the right."""
-  figure, axes = style.panels(1, 2, width=4.8, height=3.6)
+  figure, axes = style.panels(1, 2, width=3.75, height=3.3)
   params_axis, loss_axis = axes[0]
   for index, (name, curve) in enumerate(curves.items()):
     look = style.series(index)
     line: dict[str, Any] = {"color": look["color"], "linestyle": look["linestyle"], "linewidth": 1.8}
     params_axis.plot(*curve.params, label=titles[name], drawstyle="steps-post", **line)
-    loss_axis.plot(*smoothed(curve.train_loss), color=look["color"], alpha=0.35, linewidth=1)
+    thin: dict[str, Any] = line | {"linewidth": 0.8, "alpha": 0.6}
+    loss_axis.plot(*smoothed(curve.train_loss), **thin)
     loss_axis.plot(*_trained(curve.eval_loss), label=f"{titles[name]}: {curve.eval_loss[1][-1]:.3f}", **look)
   params_axis.set(title="Active parameters N(t)", xlabel="step", ylabel="non-zero prunable parameters", ylim=(0, None))
   style.count_axis(params_axis.yaxis)
-  loss_axis.set(title="Held-out loss (thin: training batches)", xlabel="step", ylabel="cross-entropy (nats per token)")
+  loss_axis.set(title="Held-out loss (thin: training)", xlabel="step", ylabel="cross-entropy (nats per token)")
   # The loss falls steeply in the first steps. The axis shows what comes after them, so that the runs can be told apart.
   losses = [loss for curve in curves.values() for loss in _late(smoothed(curve.train_loss)) + _late(curve.eval_loss)]
   room = 0.08 * (max(losses) - min(losses))

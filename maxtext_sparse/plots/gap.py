@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.pairing import find_pairs, Repeats
@@ -36,9 +35,7 @@ def draw_gap(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[s
     numbers |= {f"gap_{100 * sparsity:g}_at_{length:.3g}": round(gap, 4) for length, gap in zip(lengths, gaps)}
   axis.axhline(0.0, color="black", linewidth=1.0)
   axis.set_xscale("log")
-  axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-  axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-  axis.xaxis.set_minor_formatter(NullFormatter())
+  style.log_ticks(axis.xaxis, "{:g}".format, most=8)
   axis.set(xlabel="training tokens for each prunable weight", ylabel="sparse minus dense twin (nats per token)")
   axis.legend(title="sparsity")
   return figure, numbers

@@ -20,7 +20,7 @@ def save_comparison(result: Mapping[str, Any], out: str) -> list[str]:
     ConfigError: the folder cannot be written.
   """
   with style.in_style():
-    figure, axes = style.panels(1, 3)
+    figure, axes = style.panels(1, 3, height=2.8)
     _bars(axes[0, 0], result["tokens_per_second"], "tokens a second", result["tokens_per_second_interval"])
     _bars(axes[0, 1], {name: size / 1e6 for name, size in result["resident_bytes"].items()}, "resident memory, MB")
     _products(axes[0, 2], result["products"])

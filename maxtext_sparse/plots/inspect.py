@@ -4,18 +4,15 @@ from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 import numpy as np
 from numpy.typing import NDArray
 
-from maxtext_sparse.plots.style import colour, DASHES, in_style
+from maxtext_sparse.plots import style
+from maxtext_sparse.plots.cells import draw_cells
 
 # Layers in a Hugging Face name, a scanned MaxText array's name, and an unscanned one's.
 _LAYERS = (re.compile(r"(?:^|\.)layers\.(\d+)\."), re.compile(r"\[(\d+)(?:,\d+)*\]"), re.compile(r"layers_(\d+)(?=/)"))
 _NOISE = re.compile(r"^(model\.|decoder/)|\.weight$|/kernel(?=$|#)|(?<=/)layers/|^layers/|\.?layers\.")
-# From this spread on, colours follow the logarithm: thin matrices would all be white.
-_WIDE_SPREAD = 30.0
 # Share of the weights left out at either end of the histogram.
 _TAIL = 1e-3
 
@@ -27,23 +24,8 @@ def draw_heat_map(matrices: Sequence[Mapping[str, Any]], path: str) -> None:
     matrices: `name` and `density` of each.
     path: PNG to write.
   """
-  kinds, layers, percent = density_grid(matrices)
-  with in_style():
-    figure = Figure(figsize=(max(4.5, 0.42 * len(layers) + 2.6), 0.34 * len(kinds) + 1.5))
-    axis = figure.subplots()
-    norm: Any = _norm(percent)
-    # NaN cells stay white.
-    image = axis.imshow(percent, cmap="viridis", norm=norm, aspect="auto")
-    for (row, column), left in np.ndenumerate(percent):
-      if np.isfinite(left):
-        ink = "white" if float(norm(left)) < 0.6 else "black"
-        axis.text(column, row, _short(left), ha="center", va="center", size=6.5, color=ink)
-    axis.set_xticks(range(len(layers)), layers)
-    axis.set_yticks(range(len(kinds)), kinds)
-    axis.set_xlabel("layer (- : outside the layers)")
-    axis.grid(visible=False)
-    figure.colorbar(image, ax=axis, label="weights left (%)", shrink=0.9)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+  with style.in_style():
+    style.save_picture(draw_cells(*density_grid(matrices)), path)
 
 
 def draw_magnitudes(histograms: Mapping[str, Sequence[int]], edges: Sequence[float], path: str) -> None:
@@ -59,17 +41,17 @@ def draw_magnitudes(histograms: Mapping[str, Sequence[int]], edges: Sequence[flo
   cumulative = np.cumsum(counts.sum(axis=0)) / max(counts.sum(), 1.0)
   # The few weights in the tails would squeeze the rest.
   first, last = np.searchsorted(cumulative, (_TAIL, 1 - _TAIL))
-  with in_style():
-    figure = Figure(figsize=(6.8, 3.6))
-    axis = figure.subplots()
+  with style.in_style():
+    figure, axes = style.panels(1, 1, width=6.8, height=3.6)
+    axis = axes[0, 0]
     for index, (kind, row) in enumerate(zip(histograms, counts)):
       if row.sum():
-        style = {"color": colour(index), "linestyle": DASHES[index % len(DASHES)]}
-        axis.plot(np.array(edges) + width / 2, 100 * row / row.sum(), label=kind, linewidth=1.6, **style)
+        look = style.series(index) | {"marker": "", "linewidth": 1.6}
+        axis.plot(np.array(edges) + width / 2, 100 * row / row.sum(), label=kind, **look)
     axis.set_xlim(edges[first] - 1, edges[last] + 1)
     axis.set(xlabel="log2 of the magnitude", ylabel=f"live weights (% in each {width:g} octave)", ylim=(0, None))
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    style.save_picture(figure, path)
 
 
 def density_grid(matrices: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str], NDArray[Any]]:
@@ -95,14 +77,3 @@ def split_name(name: str) -> tuple[str, str]:
   layer = next((match[1] for match in matches if match), "-")
   kind = re.sub(r"\[[\d,]+\]|#\d+|(?<=layers)_\d+|(?<=experts\.)\d+\.|\.\d+(?=\.)", "", name)
   return _NOISE.sub("", _NOISE.sub("", kind)), layer
-
-
-def _norm(percent: NDArray[Any]) -> Normalize:
-  live = percent[np.isfinite(percent) & (percent > 0)]
-  if live.size and live.max() / live.min() > _WIDE_SPREAD:
-    return LogNorm(live.min(), live.max(), clip=True)
-  return Normalize(0, max(float(live.max(initial=0)), 1e-9))
-
-
-def _short(percent: float) -> str:
-  return f"{percent:.2g}" if percent < 99.5 else "100"

@@ -24,19 +24,21 @@ def save_figure(plan: RunPlan, path: str) -> None:
   except ImportError:
     raise ConfigError("--plot: needs matplotlib, add it with: pip install 'maxtext-sparse[analysis]'") from None
   with style.in_style():
-    figure, axes = style.panels(1, 1, width=7.0, height=4.0)
-    _draw(axes[0, 0], plan)
+    figure = draw_plan(plan)
     try:
-      figure.savefig(path, dpi=style.DPI)
+      style.save_picture(figure, path)
     except (OSError, ValueError) as error:
       folder = os.path.dirname(path) or "."
       reason = f"{folder} is not a folder" if not os.path.isdir(folder) else str(error).splitlines()[0]
       raise ConfigError(f"--plot={path}: cannot write this picture ({reason})") from None
 
 
-def _draw(axis: Any, plan: RunPlan) -> None:
+def draw_plan(plan: RunPlan) -> Any:
+  """The figure: N(t) as steps, its average, and a line where a phase ends."""
   from maxtext_sparse.plots import style
 
+  figure, axes = style.panels(1, 1, width=7.0, height=4.0)
+  axis = axes[0, 0]
   schedule = plan.schedule
   scale = plan.num_prunable or 1.0
   # Steps at which N(t) changes: an event at t is first seen by the forward pass of t+1.
@@ -47,14 +49,16 @@ def _draw(axis: Any, plan: RunPlan) -> None:
   size = style.compact(average) if plan.num_prunable else f"{average:.4g}"
   label = f"average, {size} (size of the dense twin)"
   axis.axhline(average, color=style.colour(3), linestyle=style.DASHES[1], label=label)
-  for phase in plan.phases():
-    if phase.num_steps:
-      middle = (phase.begin + phase.stop) / 2
-      axis.text(middle, 0.03 * scale, f"{phase.name}\n{phase.compute_share:.0%}", ha="center", fontsize=8)
-      axis.axvline(phase.stop, color="0.8", linewidth=0.8, zorder=0)
-  axis.set(xlim=(0, schedule.steps), ylim=(0, 1.08 * scale), xlabel="step; percentages are shares of the compute")
+  phases = [phase for phase in plan.phases() if phase.num_steps]
+  for phase in phases[:-1]:
+    label = "end of a phase" if phase is phases[0] else ""
+    axis.axvline(phase.stop, color="0.5", linewidth=0.9, linestyle=style.DASHES[2], label=label)
+  axis.set(xlim=(0, schedule.steps), ylim=(0, 1.08 * scale), xlabel="step")
   axis.set_ylabel("active prunable parameters" if plan.num_prunable else "density of the prunable weights")
   if plan.num_prunable:
     style.count_axis(axis.yaxis)
-  axis.set_title(f"S = {1 - schedule.final_density:.4g}, {schedule.describe().split(' to density')[0]}", fontsize=10)
-  axis.legend(loc="upper right")
+  shares = ", ".join(f"{phase.name} {100 * phase.compute_share:.0f} %" for phase in phases)
+  events = schedule.describe().split(" to density")[0]
+  axis.set_title(f"S = {1 - schedule.final_density:.4g}, {events}\nshares of the compute: {shares}", fontsize=9)
+  figure.legend(loc="outside lower center", ncols=3)
+  return figure

@@ -15,19 +15,20 @@ _SMOOTH = 0.02
 
 def draw_curves(curves: Sequence[Curve]) -> Figure:
   """Left: training loss over tokens. Right: N(t) over the share of the run. Looks tell sparsities apart."""
-  figure, axes = style.panels(1, 2, width=4.6, height=3.4)
+  figure, axes = style.panels(1, 2, width=3.75, height=3.0)
   levels = sorted({round(curve.sparsity, 6) for curve in curves})
-  for curve in curves:
+  # Most runs are dense. The sparse ones are drawn over them.
+  for curve in sorted(curves, key=lambda curve: curve.sparsity):
     level = levels.index(round(curve.sparsity, 6))
-    look = style.series(level) | {"marker": "", "linewidth": 1.2}
+    look = style.series(level) | {"marker": "", "linewidth": 0.7 if level == 0 else 1.4}
     axes[0, 0].plot(np.cumsum(curve.tokens), _smooth(curve.loss), **look)
     axes[0, 1].step(np.linspace(0, 100, len(curve.step)), curve.active, where="post", **look)
   for level, sparsity in enumerate(levels):
     axes[0, 1].plot([], [], label=style.percent(sparsity), **style.series(level) | {"marker": ""})
   axes[0, 0].set(xlabel="training tokens", ylabel="training loss (nats per token)", xscale="log")
   axes[0, 1].set(xlabel="training progress (% of steps)", ylabel="active prunable parameters", ylim=(0, None))
-  for axis in (axes[0, 0].xaxis, axes[0, 1].yaxis):
-    style.count_axis(axis)
+  style.log_ticks(axes[0, 0].xaxis)
+  style.count_axis(axes[0, 1].yaxis)
   figure.legend(*axes[0, 1].get_legend_handles_labels(), title="sparsity", loc="outside right upper")
   return figure
 

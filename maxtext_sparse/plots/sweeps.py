@@ -18,6 +18,8 @@ from maxtext_sparse.plots.inputs import read_tables
 
 _FRACTIONS = ("gmp_dense_fraction", "gmp_prune_fraction")
 _LOSS = "final evaluation loss (nats per token)"
+# Panels of bars in a column of a page.
+_MOST_ROWS = 4
 # The paper's schedule: shares of the compute spent dense and pruning.
 _BEST = (0.25, 0.5)
 # What a panel varies, and the share that it keeps fixed.
@@ -30,11 +32,14 @@ def draw_schedules(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, 
   runs = _sparse(read_tables(inputs, _FRACTIONS))
   sizes, sparsities = _sizes(runs), sorted(runs["sparsity"].unique())
   kinds = list(runs.groupby([_rounded(runs[column]) for column in ("dense_params", "tokens")]))
-  figure, axes = style.panels(len(kinds), 1, width=7.5, height=2.9)
+  num_columns = 1 + (len(kinds) > _MOST_ROWS) + (len(kinds) > 2 * _MOST_ROWS)
+  figure, axes = style.wrapped(len(kinds), num_columns, style.PAGE[0] / num_columns, height=2.9)
   numbers: dict[str, Any] = {}
-  for axis, ((size, length), part) in zip(axes[:, 0], kinds):
+  for axis, ((size, length), part) in zip(axes, kinds):
     table = _mean_loss(part, _FRACTIONS, "sparsity")
     _draw_bars(axis, table, sparsities)
+    if num_columns > 1:
+      axis.tick_params(axis="x", labelrotation=90, labelsize=7)
     axis.set_title(_kind(size, length, sizes), size=9)
     # Bars start just below the least loss, because schedules differ by about a percent of it.
     losses = runs["loss"][_rounded(runs["dense_params"]) == size]
@@ -42,7 +47,8 @@ def draw_schedules(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, 
     axis.set_ylim(losses.min() - 0.15 * room, losses.max() + 0.05 * room)
     for level, column in table.items():
       numbers[f"best_{_key(size, length, sizes)}_s{100 * level:g}"] = _schedule_name(column.idxmin())
-  axes[-1, 0].set_xlabel("(dense %, pruning %) of the training compute; the loss axis does not start at 0")
+  figure.supxlabel("(dense %, pruning %) of the training compute; the loss axis does not start at 0", fontsize=9)
+  figure.supylabel(_LOSS, fontsize=9)
   _draw_legend(figure, axes)
   return figure, numbers
 
@@ -54,17 +60,18 @@ def draw_rates(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict
   _check_one_kind(runs)
   levels = sorted(runs["sparsity"].unique())
   # A cell needs room for a bold loss and its frame. The colour bar takes an inch.
-  width = max(2.6, 0.8 * runs["learning_rate"].nunique()) + 1.0 / len(levels)
-  figure, axes = style.panels(1, len(levels), width=width, height=2.9, sharey=True)
+  num_columns = min(len(levels), max(1, int((style.PAGE[0] - 1.0) / (0.6 * runs["learning_rate"].nunique()))), 3)
+  width = 2.6 if num_columns < 3 else style.PAGE[0] / 3
+  figure, axes = style.wrapped(len(levels), num_columns, width, height=2.3)
   limits = runs["loss"].min(), runs["loss"].max()
   numbers = {}
-  for axis, level in zip(axes[0], levels):
+  for axis, level in zip(axes, levels):
     grid = _mean_loss(runs[runs["sparsity"] == level], ("batch_tokens",), "learning_rate")
     image = _draw_grid(axis, grid, limits)
     axis.set_title(f"sparsity {style.percent(level)}", size=9)
     batch, rate = grid.stack().idxmin()
     numbers[f"best_s{100 * level:g}"] = f"learning rate {rate:g}, {style.compact(batch)} tokens a step"
-  axes[0, 0].set_ylabel("batch size (tokens)")
+  figure.supylabel("batch size (tokens)", fontsize=9)
   figure.supxlabel("learning rate (peak)", fontsize=9)
   figure.colorbar(image, ax=axes, label=_LOSS, shrink=0.9)
   return figure, numbers
@@ -73,26 +80,26 @@ def draw_rates(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict
 def draw_phases(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
   """Figure 6: loss over the start of pruning (50 % pruning) and over its duration (25 % dense).
 
-  Each size has a row and each length a column.
+  Each size has two rows and each length a column.
   """
   del laws
   runs = _sparse(read_tables(inputs, _FRACTIONS))
   sizes, lengths = _sizes(runs), sorted(_rounded(runs["tokens"]).unique())
-  figure, axes = style.panels(len(sizes), 2 * len(lengths), width=2.6, height=3.2, sharey="row")
+  figure, axes = style.panels(2 * len(sizes), len(lengths), width=3.4, height=2.7)
   sparsities = sorted(runs["sparsity"].unique())
   numbers: dict[str, Any] = {}
   for varied in range(2):
     at_best = _at_best(runs, 1 - varied)
     for (row, size), (column, length) in itertools.product(enumerate(sizes), enumerate(lengths)):
       part = at_best[(_rounded(at_best["dense_params"]) == size) & (_rounded(at_best["tokens"]) == length)]
-      axis = axes[row, varied * len(lengths) + column]
-      axis.set_title(f"{_FIXED[varied]}\n{_kind(size, length, sizes)}", size=9)
+      axis = axes[2 * row + varied, column]
+      axis.set_title(f"{_FIXED[varied]}\n{_kind(size, length, sizes)}", size=8)
       best = _draw_phase(axis, part, varied, sparsities)
       key = f"best_{('start', 'duration')[varied]}_{_key(size, length, sizes)}"
       numbers |= {f"{key}_s{100 * level:g}": style.percent(share) for level, share in best.items()}
-  for axis in axes[:, 0]:
-    axis.set_ylabel(_LOSS)
-  _draw_legend(figure, axes)
+  _share_limits(axes, runs, sizes)
+  figure.supylabel(_LOSS, fontsize=9)
+  _draw_legend(figure, list(axes.flat))
   return figure, numbers
 
 
@@ -173,13 +180,12 @@ def _draw_bars(axis: Axes, table: pd.DataFrame, sparsities: Sequence[float]) -> 
     }
     axis.bar(places, table[level], width, label=style.percent(level), linewidth=0.4, **look)
   axis.set_xticks(range(len(table)), [_schedule_name(shares) for shares in table.index])
-  axis.set_ylabel(_LOSS)
   axis.grid(axis="x", visible=False)
 
 
 def _draw_grid(axis: Axes, grid: pd.DataFrame, limits: tuple[float, float]) -> AxesImage:
   """Draws one sparsity's losses, dark where the loss is high."""
-  image = axis.imshow(grid.to_numpy(), cmap="Greys", vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto")
+  image = axis.imshow(grid.to_numpy(), cmap=style.SHADES, vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto")
   middle = 0.5 * (limits[0] + limits[1])
   best = divmod(int(np.nanargmin(grid.to_numpy())), grid.shape[1])
   for (row, column), loss in np.ndenumerate(grid.to_numpy()):
@@ -212,10 +218,20 @@ def _draw_phase(axis: Axes, runs: pd.DataFrame, varied: int, sparsities: Sequenc
   return {float(level): float(share) for level, share in table.idxmin().items()}
 
 
-def _draw_legend(figure: Figure, axes: Any) -> None:
+def _share_limits(axes: Any, runs: pd.DataFrame, sizes: Sequence[float]) -> None:
+  """The panels of one size have the same range of losses."""
+  for row, size in enumerate(sizes):
+    losses = runs["loss"][_rounded(runs["dense_params"]) == size]
+    room = 0.08 * (losses.max() - losses.min() or 0.1)
+    for axis in axes[2 * row : 2 * row + 2].flat:
+      axis.set_ylim(losses.min() - room, losses.max() + room)
+
+
+def _draw_legend(figure: Figure, axes: Sequence[Axes]) -> None:
   """One legend for all panels, because not every panel has runs of every sparsity."""
   entries: dict[str, Any] = {}
-  for axis in axes.flat:
+  for axis in axes:
     entries |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels())}
   ordered = sorted(entries, key=lambda label: float(label.split()[0]))
-  figure.legend(handles=[entries[label] for label in ordered], title="sparsity", loc="outside right upper")
+  handles = [entries[label] for label in ordered]
+  figure.legend(handles=handles, title="sparsity", loc="outside upper center", ncols=len(handles))

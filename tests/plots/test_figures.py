@@ -8,11 +8,12 @@ import pytest
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.forms import LAWS
-from maxtext_sparse.plots import draw, FIGURES
+from maxtext_sparse.plots import draw, FIGURES, style
 from maxtext_sparse.plots.compute import eq5_coefficient, fit_two_slopes
 from maxtext_sparse.plots.density import draw_density
 from maxtext_sparse.plots.inputs import read_inputs
 from tests.plots.conftest import row, texts, write_metrics, write_table
+from tests.plots.page import check_page, check_ticks
 
 # Figure -> fixture with its inputs.
 INPUTS = {
@@ -39,7 +40,15 @@ def test_every_figure_is_tested():
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-def test_draws_png_and_svg(request, out, figure):
+def test_draws_png_and_svg(request, out, monkeypatch, figure):
+  save = style.save
+
+  def checked(made, stem):
+    check_page(made, monkeypatch)
+    check_ticks(made)
+    return save(made, stem)
+
+  monkeypatch.setattr(style, "save", checked)
   result = draw(figure, paths_of(request, figure), out, "average,chinchilla" if figure == "accuracy" else "average")
   png, svg = (pathlib.Path(path).read_bytes() for path in result["files"])
   assert png.startswith(b"\x89PNG") and len(png) > 10_000
