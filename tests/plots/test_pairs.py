@@ -63,7 +63,8 @@ def test_lengths_are_named_where_they_differ(tmp_path, out):
   rows = [run for tokens in (33.5e9, 67e9) for run in with_twin(row(f"s{tokens:g}", 138e6, 0.6, tokens))]
   found = texts(draw("pairs", [write_table(tmp_path / "t.csv", rows)], out))
   # N(t) over the share of the run is one, so there is one panel.
-  assert found.count("33.5B tokens") == found.count("67B tokens") == found.count("60 %, average 80.4M") == 1
+  assert found.count("33.5B tokens") == found.count("67B tokens") == 1
+  assert sum(text.startswith("60 %, average ") for text in found) == 1
 
 
 def test_names_stay_inside_the_axes(pairs_table):
