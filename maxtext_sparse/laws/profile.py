@@ -16,7 +16,7 @@ from maxtext_sparse.laws.uncertainty import Bootstrap
 
 # The profile goes this many standard errors to each side, with as many points.
 _REACH = 3.0
-_NUM_POINTS = 9
+_NUM_POINTS = 17
 # 95 % of a chi-squared distribution with one degree of freedom. For squares, the likelihood ratio of n runs reaches it
 # where the objective is larger by this share over n. Most residuals here are squared, as they are below delta.
 _CHI_SQUARED = 3.84
@@ -80,12 +80,15 @@ def _profile(fit: Fit, index: int, width: float) -> Profile:
   places = fit.theta[index] + _REACH * (width or 1e-3) * np.linspace(-1.0, 1.0, _NUM_POINTS)
   least = np.empty(_NUM_POINTS)
   middle = _NUM_POINTS // 2
-  # Away from the fit, each point starts where its neighbour ended.
+  # Away from the fit, each point starts where its neighbour ended. One start alone can end in a worse optimum, which the
+  # picture would show as a step, so the starts that served the fit are tried too.
+  others = np.delete(np.vstack([fit.theta, fit.good_starts]), index, axis=1)
   for side in (range(middle, -1, -1), range(middle, _NUM_POINTS)):
-    theta = np.delete(fit.theta, index)[None]
+    neighbour = others[:1]
     for place in side:
-      theta, objective = minimise_from(Pinned(fit.law, index, places[place]), fit.runs, theta)
-      least[place] = objective[0]
+      law = Pinned(fit.law, index, places[place])
+      theta, objective = minimise_from(law, fit.runs, np.vstack([neighbour, others]))
+      neighbour, least[place] = theta[[objective.argmin()]], objective.min()
   parameter = fit.law.parameters[index]
   return Profile(
     name=fit.law.optimised_as.get(parameter.name, parameter.name),
