@@ -39,6 +39,15 @@ def test_a_study_is_compared_with_its_own_dense_runs(tmp_path):
   assert numbers == pytest.approx({"gap_80_at_100": 0.03, "gap_60_at_100": 0.02}, abs=1e-4)
 
 
+def test_sizes_of_one_length_are_points_and_the_curve_is_their_mean(tmp_path):
+  sizes = {20_000.0: 0.02, 80_000.0: 0.06}
+  tables = [write_table(tmp_path / f"{size:.0f}.csv", study(100, {0.8: gap}, size)) for size, gap in sizes.items()]
+  figure, numbers = draw_gap(tables, [])
+  assert numbers == pytest.approx({"gap_80_at_100": 0.04}, abs=1e-4)
+  points, _, _ = figure.axes[0].containers[0].lines
+  assert sorted(points.get_ydata()) == pytest.approx([0.02, 0.06], abs=1e-4)
+
+
 def test_seeds_are_one_point_with_a_bar(tmp_path):
   rows = [run | {"seed": seed} for seed in range(3) for run in study(200, {0.8: 0.02 + 0.01 * seed})]
   figure, numbers = draw_gap([write_table(tmp_path / "t.csv", rows)], [])
