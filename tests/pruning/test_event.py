@@ -377,7 +377,9 @@ def test_a_score_of_another_shape_is_refused():
 # --- on a mesh --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+  "dtype", [np.float32, pytest.param(ml_dtypes.bfloat16, marks=pytest.mark.slow)], ids=["float32", "bfloat16"]
+)
 @pytest.mark.parametrize("rule", EVERY_RULE.values(), ids=EVERY_RULE)
 def test_eight_devices_keep_the_same_weights_as_one(mesh, rule, dtype):
   weights, gradients = draw("normal", 15, dtype), draw("normal", 16)
