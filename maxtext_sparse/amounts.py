@@ -1,5 +1,6 @@
 """Counts as people write them: 138M weights, 33.5B tokens, 1e20 FLOPs."""
 
+import decimal
 import re
 
 from maxtext_sparse.errors import ConfigError
@@ -53,3 +54,17 @@ def parse_count(text: str, name: str) -> int:
   if amount != round(amount):
     raise ConfigError(f"--{name}={text}: must be a whole number")
   return round(amount)
+
+
+def rounded_up(number: float) -> str:
+  """Three digits, not below the number, so that a least value which a message tells is accepted."""
+  return _rounded(number, decimal.ROUND_CEILING)
+
+
+def rounded_down(number: float) -> str:
+  """Three digits, not above the number, so that a highest value which a message tells is accepted."""
+  return _rounded(number, decimal.ROUND_FLOOR)
+
+
+def _rounded(number: float, direction: str) -> str:
+  return f"{float(decimal.Context(prec=3, rounding=direction).create_decimal(number)):.6g}"

@@ -227,8 +227,8 @@ def refuse_idle(schedule: Schedule, num_prunable: int) -> None:
   """Raises ConfigError for a schedule whose sparsity is so small that no weight of a model goes."""
   if schedule.event_steps and schedule.keep_counts(num_prunable)[-1] == num_prunable:
     raise ConfigError(
-      f"sparsity={1.0 - schedule.final_density:g}: removes none of the {num_prunable} prunable weights, must be at least "
-      f"{1.0 / num_prunable:.2g}"
+      f"sparsity={1.0 - schedule.final_density:.3g}: removes none of the {num_prunable} prunable weights, "
+      f"must be at least {1.0 / num_prunable:.2g}"
     )
 
 

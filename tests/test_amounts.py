@@ -1,8 +1,10 @@
 """Counts as people write them, and the ones that are typing errors."""
 
+from hypothesis import given
+from hypothesis import strategies as st
 import pytest
 
-from maxtext_sparse.amounts import parse_amount, parse_count
+from maxtext_sparse.amounts import parse_amount, parse_count, rounded_down, rounded_up
 from maxtext_sparse.errors import ConfigError
 
 
@@ -23,6 +25,12 @@ def test_counts_are_whole():
   assert parse_count("138M", "prunable") == 138_000_000
   with pytest.raises(ConfigError, match=r"--batch=1.5: must be a whole number"):
     parse_count("1.5", "batch")
+
+
+@given(st.floats(1e-9, 1e33))
+def test_a_rounded_limit_is_within_the_limit(number):
+  assert float(rounded_down(number)) <= number <= float(rounded_up(number))
+  assert float(rounded_up(number)) == pytest.approx(number, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "text"), [("tokens", "1e30"), ("prunable", "138000000T"), ("flops", "1e60")])

@@ -24,7 +24,7 @@ _KINDS = {"<str>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "X", "<f
 # Stand for a hyphen and a space while text is wrapped, so that no line ends in `chinchilla-` or in `[default:`.
 _HYPHEN, _SPACE = "\u2011", "\u00a0"
 # Typer raises this for arguments that it cannot parse, and exports only a subclass of it.
-_USAGE_ERROR = typer.BadParameter.__mro__[1]
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 
 class Command(TyperCommand):
@@ -51,7 +51,11 @@ class Command(TyperCommand):
 
   def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
     """Refuses an option that is given twice and takes one value; of two values the second would count, unsaid."""
-    _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+    try:
+      _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+    except _USAGE_ERROR as error:
+      error.ctx = error.ctx or ctx  # an option without its value is told without the command
+      raise
     for parameter in order:
       takes_one = parameter.param_type_name == "option" and not parameter.multiple
       if takes_one and order.count(parameter) > 1:

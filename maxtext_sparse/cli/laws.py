@@ -214,7 +214,7 @@ def recommend(
     from maxtext_sparse.laws.predict import one_of, parse_schedule
     from maxtext_sparse.laws.request import FitRequest
 
-    schedule, asked = parse_schedule(keys or [])
+    schedule, asked = parse_schedule(keys or [], sparsity_asked=0.5)
     sizes = (flops, max_final_params, max_sparsity, chips, vocab_size)
     serving = (inference_tokens, inference_cost, training_cost)
     question = Question(*sizes, schedule, *serving, sparsity_alone=one_of(sparsity, asked))

@@ -85,6 +85,8 @@ class Monitor:
     self._refuse_nonfinite(start_step, census)
     if self.plan.schedule.event_steps and start_step > self.plan.schedule.end:
       self._refuse_dense_end(start_step, census)
+    for name in self._record.foreign_files():
+      logger.warning("%s: not a file of this run, it is left alone", self._record.directory / name)
     self._record.drop_events(start_step)
     self._last_step = start_step - 1
     self._counts = [self._recorded_counts(start_step, census)]

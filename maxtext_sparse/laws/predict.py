@@ -18,6 +18,8 @@ from maxtext_sparse.schedule import average_density_limit, build_schedule, mean_
 
 # Keys that say something about a run whose length and matrices are not known.
 _SCHEDULE_KEYS = ("pruning_schedule", "pruning_method", "gmp_fraction_of", "gmp_dense_fraction", "gmp_prune_fraction")
+# Those of `pruning_method` that make a schedule.
+_PRUNING_METHODS = ("global_gradual", "one-shot")
 # Keys that decide which weights are prunable.
 _PATTERN_KEYS = ("do_not_prune_kw", "prune_include", "prune_exclude")
 
@@ -119,8 +121,12 @@ def one_of(option: float | None, key: float | None) -> float | None:
   return key if option is None else option
 
 
-def parse_schedule(arguments: Iterable[str]) -> tuple[dict[str, str], float | None]:
+def parse_schedule(arguments: Iterable[str], sparsity_asked: float = 0.0) -> tuple[dict[str, str], float | None]:
   """Reads sparsity keys of the schedule, given as `key=value`.
+
+  Args:
+    arguments: the words.
+    sparsity_asked: above 0 where some run will prune, so that the values must fit together. A dense run ignores them.
 
   Returns:
     The keys but `sparsity`, and `sparsity`, which is None if it is not given.
@@ -128,6 +134,7 @@ def parse_schedule(arguments: Iterable[str]) -> tuple[dict[str, str], float | No
   Raises:
     ConfigError: an argument is not of that form, or not a key of the schedule's shape.
   """
+  names = ("sparsity", *_SCHEDULE_KEYS)
   schedule: dict[str, str] = {}
   sparsity: float | None = None
   for argument in arguments:
@@ -138,13 +145,14 @@ def parse_schedule(arguments: Iterable[str]) -> tuple[dict[str, str], float | No
       sparsity = parse_keys({"sparsity": value}).sparsity
       continue
     if not separator or key not in _SCHEDULE_KEYS:
-      near = did_you_mean(key, _SCHEDULE_KEYS)
-      raise ConfigError(f"{argument}: must be key=value with one of the keys {', '.join(_SCHEDULE_KEYS)}{near}")
-    if argument == "pruning_method=hold":
-      raise ConfigError(f"{argument}: does not prune, must be global_gradual or one-shot")
+      raise ConfigError(
+        f"{argument}: must be key=value with one of the keys {', '.join(names)}{did_you_mean(key, names)}"
+      )
+    if key == "pruning_method" and value not in _PRUNING_METHODS:
+      reason = "does not prune" if value == "hold" else "no such method"
+      raise ConfigError(f"{argument}: {reason}, must be {' or '.join(_PRUNING_METHODS)}")
     schedule[key] = value
-  # Also where the run is dense, for which they say nothing.
-  parse_keys({**schedule, "sparsity": 0.5})
+  parse_keys({**schedule, "sparsity": sparsity_asked})
   return schedule, sparsity
 
 

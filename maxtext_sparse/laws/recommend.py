@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from maxtext_sparse.amounts import rounded_up
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws import Array
 from maxtext_sparse.laws.fit import Fit
@@ -92,19 +93,13 @@ def check_reach(fit: Fit, budget: TrainingBudget) -> None:
   if budget.max_final_params < lowest * (1 - budget.max_sparsity):
     raise ConfigError(
       f"--max-final-params={budget.max_final_params:g}: more than {_SIZE_MARGIN:g} times below the smallest fitted run, "
-      f"must be at least {_rounded_up(lowest * (1 - budget.max_sparsity))}"
+      f"must be at least {rounded_up(lowest * (1 - budget.max_sparsity))}"
     )
   if budget.flops < training_flops(lowest, 1.0):
     raise ConfigError(
       f"--flops={budget.flops:g}: less than one token of a run {_SIZE_MARGIN:g} times below the smallest fitted one, "
-      f"must be at least {_rounded_up(training_flops(lowest, 1.0))}"
+      f"must be at least {rounded_up(training_flops(lowest, 1.0))}"
     )
-
-
-def _rounded_up(number: float) -> str:
-  """Three digits, not below the number, so that the advised value is accepted."""
-  unit = 10.0 ** (math.floor(math.log10(number)) - 2)
-  return f"{math.ceil(number / unit) * unit:.6g}"
 
 
 def recommend(fit: Fit, resamples: Bootstrap, budget: TrainingBudget) -> dict[str, Any]:

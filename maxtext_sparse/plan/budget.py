@@ -3,6 +3,7 @@
 import bisect
 from collections.abc import Callable, Sequence
 
+from maxtext_sparse.amounts import rounded_down, rounded_up
 from maxtext_sparse.config import MOST_STEPS, SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.cost import effective_flops, training_flops
@@ -22,7 +23,9 @@ def steps_for_tokens(tokens: float, tokens_per_step: int | None) -> int:
     raise ConfigError(f"--tokens={tokens:g}: less than one step of {tokens_per_step} tokens")
   if steps > MOST_STEPS:
     most = MOST_STEPS * tokens_per_step
-    raise ConfigError(f"--tokens={tokens:g}: {steps} steps of {tokens_per_step} tokens, must be at most {most:.4g}")
+    raise ConfigError(
+      f"--tokens={tokens:g}: {steps} steps of {tokens_per_step} tokens, must be at most {rounded_down(most)}"
+    )
   return steps
 
 
@@ -46,8 +49,9 @@ def steps_for_flops(
     ConfigError: the budget is too small for one pruning event, or the model or the batch is not known.
   """
   if num_prunable is None or tokens_per_step is None:
-    missing = "--prunable" if num_prunable is None else "--batch"
-    raise ConfigError(f"--flops={flops:g}: needs the size and the tokens of a step, give {missing} or a CONFIG")
+    unknown = {"--prunable": num_prunable, "--batch": tokens_per_step}
+    missing = " and ".join(option for option, value in unknown.items() if value is None)
+    raise ConfigError(f"--flops={flops:g}: needs the size and the tokens of a step, give {missing}, or a CONFIG")
 
   def schedule_of(steps: int) -> Schedule | None:
     return _schedule_or_none(keys, steps, sizes)
@@ -62,12 +66,14 @@ def steps_for_flops(
   most = int(flops / training_flops(num_prunable * (1.0 - sparsest), tokens_per_step))
   longest = min(MOST_STEPS, MOST_EVENTS * keys.gmp_pruning_frequency)
   if most > longest and cost(longest) < flops:
-    raise ConfigError(f"--flops={flops:g}: pays for more than {longest} steps, must be at most {cost(longest):.4g}")
+    raise ConfigError(
+      f"--flops={flops:g}: pays for more than {longest} steps, must be at most {rounded_down(cost(longest))}"
+    )
   most = min(most, longest)
   steps = bisect.bisect_right(range(1, most + 1), flops, key=cost)
   if schedule_of(steps) is None:
     shortest = _shortest_run(schedule_of)
-    least = f", needs at least {cost(shortest):.3g} for {shortest} steps" if shortest else ""
+    least = f", needs at least {rounded_up(cost(shortest))} for {shortest} steps" if shortest else ""
     raise ConfigError(f"--flops={flops:g}: too small for a run with this schedule{least}")
   return steps
 

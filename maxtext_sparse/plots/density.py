@@ -1,7 +1,6 @@
 """Density of each matrix of a checkpoint, by layer, from the records that a run writes beside its checkpoints."""
 
 from collections.abc import Sequence
-import json
 import pathlib
 from typing import Any
 
@@ -10,15 +9,15 @@ from matplotlib.figure import Figure
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plots.cells import draw_cells
 from maxtext_sparse.plots.inspect import density_grid
+from maxtext_sparse.runs.event_files import read_event_file, step_of_name
 
 
 def draw_density(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
   """A cell for each matrix, with a column for each layer. Matrices outside the layers are in the first column."""
   del laws
-  path, event = _last_event(inputs[0])
+  run, event = _last_event(inputs[0])
   figure = draw_cells(*density_grid([{"name": name, "density": left} for name, left in event["matrices"].items()]))
-  title = f"{path.parent.parent.name}, step {event['step']}\n{100 * event['density']:.2f} % of the prunable weights left"
-  figure.suptitle(title, fontsize=9)
+  figure.suptitle(f"{run}, step {event['step']}\n{100 * event['density']:.2f} % of the prunable weights left", fontsize=9)
   thinnest = min(event["matrices"], key=event["matrices"].__getitem__)
   return figure, {
     "step": event["step"],
@@ -28,8 +27,8 @@ def draw_density(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
   }
 
 
-def _last_event(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
-  """The record of the last event at or before a checkpoint.
+def _last_event(path: str) -> tuple[str, dict[str, Any]]:
+  """The name of a run, and the record of its last event at or before a checkpoint.
 
   Args:
     path: an event file, a run folder, or one of its checkpoints (`run/checkpoints/1200`).
@@ -37,21 +36,19 @@ def _last_event(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
   Raises:
     ConfigError: there is no readable event record.
   """
+  file = pathlib.Path(path) if pathlib.Path(path).is_file() else _last_file(path)
+  event = read_event_file(file)
+  if not event["matrices"]:
+    raise ConfigError(f"{file}: names no matrix, give the record of another event")
+  return file.absolute().parent.parent.name, event
+
+
+def _last_file(path: str) -> pathlib.Path:
   given = pathlib.Path(path)
-  if given.is_file():
-    files = [given]
-  else:
-    last_step = int(given.name) if given.name.isdigit() and given.parent.name == "checkpoints" else None
-    run = given.parent.parent if last_step is not None else given
-    files = [f for f in sorted((run / "sparsity").glob("event_*.json")) if last_step is None or _step(f) <= last_step]
-  if not files:
+  last_step = int(given.name) if given.name.isdecimal() and given.parent.name == "checkpoints" else None
+  run = given if last_step is None else given.parent.parent
+  files = {step_of_name(file): file for file in (run / "sparsity").glob("event_*")}
+  steps = [step for step in files if last_step is None or step <= last_step]
+  if not steps:
     raise ConfigError(f"{path}: holds no pruning event (sparsity/event_*.json), give a run folder or checkpoint")
-  try:
-    event = json.loads(files[-1].read_text())
-    return files[-1].absolute(), {name: event[name] for name in ("step", "density", "matrices")}
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ConfigError(f"{files[-1]}: not a record of a pruning event ({error})") from error
-
-
-def _step(path: pathlib.Path) -> int:
-  return int(path.stem.removeprefix("event_"))
+  return files[max(steps)]

@@ -65,7 +65,9 @@ def _metrics_files(path: str) -> Iterator[str]:
     if name.endswith(".jsonl") or (name.startswith("metrics") and name.endswith((".txt", ".json")))
   ]
   if not found:
-    raise ConfigError(f"{path}: holds no metrics file (metrics*.txt, metrics*.json or *.jsonl), set metrics_file")
+    raise ConfigError(
+      f"{path}: holds no metrics file (metrics*.txt, metrics*.json or *.jsonl); a run with metrics_file writes one"
+    )
   yield from found
 
 

@@ -11,6 +11,8 @@ from maxtext_sparse.preflight.chips import CHIPS
 from maxtext_sparse.preflight.roofline import Slice
 
 _TABLE = "accelerator_to_spec_map.py"
+# Sizes of a generation that a message shows; some have 98.
+_MOST_SIZES = 12
 
 
 def check_topology(name: str) -> None:
@@ -58,4 +60,5 @@ def _listed(names: list[str]) -> str:
     match = re.fullmatch(r"(.*)-(\w+)", name)
     assert match
     sizes.setdefault(match[1], []).append(match[2])
-  return ", ".join(f"{generation}-{{{', '.join(found)}}}" for generation, found in sizes.items())
+  short = {key: found if len(found) <= _MOST_SIZES else [*found[:6], "...", found[-1]] for key, found in sizes.items()}
+  return ", ".join(f"{generation}-{{{', '.join(found)}}}" for generation, found in short.items())

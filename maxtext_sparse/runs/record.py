@@ -16,20 +16,11 @@ from typing import Any
 from etils import epath
 
 from maxtext_sparse.errors import ConfigError, RunError
+from maxtext_sparse.runs.event_files import DAMAGES, event_file_name, read_event_file, reason_of, step_of_name
 from maxtext_sparse.schedule import Schedule
 
 _SCHEDULE_FILE = "schedule.json"
 _CONFIG_FILE = "config.json"
-# What a reader relies on, with its types.
-_EVENT_TYPES: dict[str, tuple[type, ...]] = {
-  "step": (int,),
-  "density": (int, float),
-  "nonzero_prunable": (int,),
-  "threshold": (int, float, type(None)),
-  "matrices": (dict,),
-}
-# Missing in the records of older versions.
-_LATER_TYPES: dict[str, tuple[type, ...]] = {"active_sum": (int,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +90,8 @@ class RunRecord:
       raw = json.loads(path.read_text())
       schedule = Schedule(**{name: _as_tuple(value) for name, value in raw.pop("schedule").items()})
       return Plan(schedule, **{name: _as_tuple(value) for name, value in raw.items()})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
-      raise ConfigError(f"{path}: not a schedule record ({_reason(error)}), restore it or move it away") from error
+    except DAMAGES as error:
+      raise ConfigError(f"{path}: not a schedule record ({reason_of(error)}), restore it or move it away") from error
 
   def write_plan(self, plan: Plan) -> None:
     self._write(_SCHEDULE_FILE, dataclasses.asdict(plan))
@@ -121,12 +112,12 @@ class RunRecord:
       return None
     try:
       return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-      raise ConfigError(f"{path}: not a recorded config ({_reason(error)}), restore it or move it away") from error
+    except DAMAGES as error:
+      raise ConfigError(f"{path}: not a recorded config ({reason_of(error)}), restore it or move it away") from error
 
   def write_event(self, step: int, event: Mapping[str, Any]) -> None:
     """Writes or replaces the record of the event at `step`."""
-    self._write(_event_file(step), {"step": step} | dict(event))
+    self._write(event_file_name(step), {"step": step} | dict(event))
 
   def read_event(self, step: int) -> dict[str, Any] | None:
     """The record of the event at `step`; None if there is none.
@@ -134,17 +125,8 @@ class RunRecord:
     Raises:
       ConfigError: the file is damaged.
     """
-    path = self.directory / _event_file(step)
-    if not path.exists():
-      return None
-    try:
-      event: dict[str, Any] = json.loads(path.read_text())
-      problem = _problem_of_event(event, step)
-    except (OSError, ValueError, AttributeError) as error:
-      raise ConfigError(f"{path}: not an event record ({_reason(error)}), restore it or move it away") from error
-    if problem:
-      raise ConfigError(f"{path}: not an event record ({problem}), restore it or move it away")
-    return event
+    path = self.directory / event_file_name(step)
+    return read_event_file(path, step) if path.exists() else None
 
   def last_event(self, before: int) -> dict[str, Any] | None:
     """The record of the last event before a step, whichever schedule it belonged to; None if there is none.
@@ -162,14 +144,30 @@ class RunRecord:
       ConfigError: a file in the folder looks like an event record and is none of ours.
     """
     paths = self.directory.glob("event_*") if self.directory.exists() else ()
-    return sorted(_step_of(path) for path in paths)
+    return sorted(step_of_name(path) for path in paths)
+
+  def foreign_files(self) -> list[str]:
+    """Files in the folder that are neither a record nor hidden, as those are that a killed run leaves; none is read."""
+    paths = self.directory.iterdir() if self.directory.exists() else ()
+    names = [path.name for path in paths if not path.name.startswith((".", "event_"))]
+    return sorted(set(names) - {_SCHEDULE_FILE, _CONFIG_FILE})
 
   def drop_events(self, from_step: int) -> None:
-    """Removes events that a resume from `from_step` will repeat."""
-    if self._is_writer:
-      for step in self.recorded_steps():
+    """Removes events that a resume from `from_step` will repeat.
+
+    Raises:
+      ConfigError: a file in the folder looks like an event record and is none of ours.
+      RunError: a record cannot be removed.
+    """
+    for step in self.recorded_steps() if self._is_writer else ():
+      path = self.directory / event_file_name(step)
+      try:
         if step >= from_step:
-          (self.directory / _event_file(step)).unlink()
+          path.unlink()
+      except OSError as error:
+        raise RunError(
+          f"{path}: cannot remove this record, which the run will write again ({reason_of(error)})"
+        ) from error
 
   def _write(self, name: str, content: Mapping[str, Any]) -> None:
     if not self._is_writer:
@@ -191,33 +189,6 @@ class RunRecord:
     aside.replace(self.directory / name)
 
 
-def _event_file(step: int) -> str:
-  return f"event_{step:08d}.json"
-
-
-def _step_of(path: epath.Path) -> int:
-  digits = path.name.removeprefix("event_").removesuffix(".json")
-  if not digits.isdecimal() or path.name != _event_file(int(digits)):
-    raise ConfigError(f"{path}: not the name of an event record, such as {_event_file(1200)}; move it away")
-  return int(digits)
-
-
-def _problem_of_event(event: Mapping[str, Any], step: int) -> str | None:
-  """What is wrong with a record, None if nothing is."""
-  missing = sorted(_EVENT_TYPES.keys() - event.keys())
-  if missing:
-    return f"without {missing[0]}"
-  for key, types in (_EVENT_TYPES | _LATER_TYPES).items():
-    value = event.get(key, 0)
-    if not isinstance(value, types) or isinstance(value, bool):
-      return f"{key}={value!r} is not of type {types[0].__name__}"
-  return None if event["step"] == step else f"step={event['step']}, its name says {step}"
-
-
 def _as_tuple(value: Any) -> Any:
   """JSON knows lists only."""
   return tuple(value) if isinstance(value, list) else value
-
-
-def _reason(error: Exception) -> str:
-  return " ".join(str(error).split()) or type(error).__name__

@@ -6,7 +6,7 @@ from pathlib import Path
 
 _COLUMNS = "run,sparsity,dense_params,average_params,final_params,tokens,loss"
 _SPEC = "name: s\nbase: good.yml\n"
-_EVENT = {"step": 4, "density": 0.5, "nonzero_prunable": 5, "threshold": 0.1}
+_EVENT = {"step": 4, "density": 0.5, "nonzero_prunable": 5, "threshold": 0.1, "matrices": {}}
 
 
 def _table(*rows: str) -> str:
@@ -96,7 +96,8 @@ FOLDERS = {
   "bad_sweep/manifest.json": "{",
   "newer_sweep/manifest.json": '{"format": 99}',
   "bad_events/sparsity/event_00000004.json": "{",
-  "odd_events/sparsity/event_4.json": json.dumps(_EVENT),
+  "odd_events/sparsity/event_4.json": json.dumps(_EVENT | {"matrices": {"a": "half"}}),
+  "no_matrix/sparsity/event_00000004.json": json.dumps(_EVENT),
   "bad_model/config.json": "{",
   "foreign_tree/maxtext/configs/base.yml": "steps: 1\n",
   "foreign_tree/maxtext/configs/types.py": "steps: int\n",

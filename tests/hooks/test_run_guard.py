@@ -94,14 +94,43 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before_it(worker, out, finis
   assert "restoring from this run's directory step 12" in log_since(worker, begin)
 
 
-def test_a_damaged_record_of_an_event_is_named(worker, out, finished):
+def test_a_damaged_or_stray_record_is_named_and_moving_it_away_helps(worker, out, finished):
   name = copy_of(out, finished[0], "guarded_record")
   shutil.rmtree(out / name / "checkpoints" / "19")
-  event = out / name / "sparsity" / "event_00000013.json"
-  event.write_text('{"step": 13')
-  reply = worker.train_error(out, name, per_device_batch_size=8, **SAVING, **SPARSE)
-  assert reply["error"] == "ConfigError"
-  assert reply["message"].startswith(f"{event}: not an event record (")
+  records = out / name / "sparsity"
+  contents = {
+    "event_00000013.json": ('{"step": 13', "not an event record ("),
+    "event_13.json": ("{}", "not the name of an event record"),
+  }
+  for file, (content, says) in contents.items():
+    (records / file).write_text(content)
+    reply = worker.train_error(out, name, per_device_batch_size=8, **SAVING, **SPARSE)
+    assert reply["error"] == "ConfigError"
+    assert reply["message"].startswith(f"{records / file}: {says}") and "move it away" in reply["message"]
+    (records / file).unlink()
+  (records / "notes.txt").write_text("mine")
+  begin = worker.log.stat().st_size
+  worker.train(out, name, eval_interval=10, eval_steps=1, **SAVING, **SPARSE)
+  assert f"{records / 'notes.txt'}: not a file of this run, it is left alone" in log_since(worker, begin)
+  assert json.loads((records / "event_00000013.json").read_text())["step"] == 13
+
+
+@pytest.mark.parametrize(
+  ("keys", "says"),
+  [
+    ({"sparsity": 0.6}, "sparsity=0.6: this run began with sparsity=0.8; schedule: this run began with geometric, "),
+    (
+      {"prune_exclude": "[mlp/wo]"},
+      "the set of pruned parameters: this run began with 8, the config asks for 7, no longer pruned: ",
+    ),
+  ],
+)
+def test_a_resume_with_other_keys_names_what_differs(worker, out, finished, keys, says):
+  name = copy_of(out, finished[0], f"guarded_{'_'.join(keys)}")
+  shutil.rmtree(out / name / "checkpoints" / "19")
+  reply = worker.train_error(out, name, per_device_batch_size=8, **SAVING, **(SPARSE | keys))
+  assert reply["error"] == "ConfigError" and reply["message"].startswith(says)
+  assert reply["message"].endswith("; restore the old steps and sparsity keys, or set gmp_reschedule=True")
 
 
 def test_hold_without_zeros_is_refused(worker, out):

@@ -120,7 +120,7 @@ def run_folder(tmp_path):
       f"decoder/layers/{kind}/kernel[{layer}]": float(density * generator.uniform(0.05 if "query" in kind else 0.7, 1.3))
       for kind, layer in itertools.product(kinds, range(12))
     } | {"decoder/logits_dense/kernel": density}
-    event = {"step": step, "density": density, "target_density": density, "threshold": 0.1, "matrices": matrices}
+    event = {"step": step, "density": density, "nonzero_prunable": 5, "threshold": 0.1, "matrices": matrices}
     (folder / f"event_{step:08d}.json").write_text(json.dumps(event))
   (tmp_path / "s80" / "checkpoints" / "900").mkdir(parents=True)
   return str(tmp_path / "s80")

@@ -51,6 +51,7 @@ DAMAGES = {
   "a list": "[1, 2]",
   "another object": '{"step": 3, "loss": 2.5}',
   "not text": b"\xff\xfe\x00",
+  "nested too deeply": "[" * 100_000,
 }
 WRONG = {
   "step": '"three"',
@@ -104,6 +105,32 @@ def test_a_stray_file_is_named_in_one_line(record, tmp_path, name):
       call(10)
     told = f"{name}: not the name of an event record, such as event_00001200.json; move it away"
     assert str(error.value).endswith(told)
+
+
+def test_a_folder_in_the_place_of_an_event_is_one_line(record, tmp_path):
+  (tmp_path / "sparsity" / "event_00000003.json" / "below").mkdir(parents=True)
+  with pytest.raises(ConfigError, match=r"event_00000003.json: not an event record \(Is a directory\), restore"):
+    record.last_event(10)
+  with pytest.raises(RunError, match=r"event_00000003.json: cannot remove this record, .* \(Directory not empty\)"):
+    record.drop_events(0)
+
+
+def test_a_density_that_is_no_number_is_named(record):
+  record.write_event(3, EVENT | {"matrices": {"a/kernel": "half"}})
+  with pytest.raises(
+    ConfigError, match=r"event_00000003.json: not an event record \(the density of a/kernel is 'half'\)"
+  ):
+    record.read_event(3)
+
+
+def test_files_of_others_are_listed_and_left_alone(record, tmp_path):
+  record.write_plan(PLAN)
+  record.write_config({"steps": 12})
+  record.write_event(3, EVENT)
+  for name in ("notes.txt", ".event_00000006.json.tmp"):
+    (tmp_path / "sparsity" / name).write_text("")
+  assert record.foreign_files() == ["notes.txt"]
+  assert record.recorded_steps() == [3]
 
 
 BEYOND = '{"schedule": {"steps": 2, "event_steps": [5], "densities": [0.5]}, "prunable": [], "num_prunable": 1}'
