@@ -118,7 +118,7 @@ def test_a_damaged_or_stray_record_is_named_and_moving_it_away_helps(worker, out
 @pytest.mark.parametrize(
   ("keys", "says"),
   [
-    ({"sparsity": 0.6}, "sparsity=0.6: this run began with sparsity=0.8; schedule: this run began with geometric, "),
+    ({"sparsity": 0.6}, "sparsity=0.6: this run began with sparsity=0.8; "),
     (
       {"prune_exclude": "[mlp/wo]"},
       "the set of pruned parameters: this run began with 8, the config asks for 7, no longer pruned: ",
