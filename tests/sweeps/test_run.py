@@ -117,5 +117,5 @@ def test_ctrl_c_stops_everything_and_says_how_to_go_on(tmp_path):
   children = children_of(process.pid)
   process.send_signal(signal.SIGINT)
   _, errors = process.communicate(timeout=60)
-  assert process.returncode == 130 and "the same command goes on" in errors
+  assert process.returncode == 130 and "call the same command to go on" in errors
   assert not any(map(is_alive, children))
