@@ -44,7 +44,7 @@ def test_a_budget_below_one_event_names_the_smallest():
 
 @pytest.mark.parametrize(("num_prunable", "batch", "option"), [(None, BATCH, "--prunable"), (PRUNABLE, None, "--batch")])
 def test_flops_need_model_and_batch(num_prunable, batch, option):
-  with pytest.raises(ConfigError, match=f"give {option} or a CONFIG"):
+  with pytest.raises(ConfigError, match=f"give {option}, or a CONFIG"):
     steps_for_flops(1e19, parse_keys({"sparsity": 0.5}), num_prunable, batch)
 
 
