@@ -5,8 +5,8 @@ Overton 2013, algorithm 2.6). The line search is part of a lane's state, so a la
 the others. Lanes that have ended are dropped.
 
 Why not scipy: a bootstrap of 1,000 is 2,000 fits of a few dozen runs, and scipy's L-BFGS-B spends most of its time
-between the evaluations. With the same gradients it takes 1.6 to 5 times the CPU time, more than processes on a laptop's
-cores win back. Why not jax: to compile the loop costs several times what it takes to run.
+between the evaluations. With the same gradients it takes 1.6 to 5 times the CPU time, for most laws more than processes
+on a laptop's cores win back. Why not jax: to compile the loop costs several times what it takes to run.
 """
 
 from collections.abc import Callable
