@@ -21,7 +21,7 @@ from maxtext_sparse.demo.twin import find_twin
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks import maxtext_version
 from maxtext_sparse.local.corpus import build_corpus, Corpus, CorpusSettings
-from maxtext_sparse.local.progress import run_progress
+from maxtext_sparse.local.progress import runs_progress
 from maxtext_sparse.plan.twins import Twin
 from maxtext_sparse.runs.files import folder_lock, LOCK_FILE, replace_json
 from maxtext_sparse.terminal import say
@@ -89,10 +89,11 @@ def _train_all(out: str, steps: int, sparsity: float, twin: Twin, console: Conso
   for spec in runs.all:
     if spec.is_finished:
       say(console, f"{spec.title}: finished before, {spec.directory}")
-      continue
+  unfinished = [spec for spec in runs.all if not spec.is_finished]
+  if unfinished:
     _check_room(out)
-    with run_progress(console, spec.title, steps) as reporter:
-      training.train(spec, corpus, os.path.join(out, _CACHE), reporter)
+    with runs_progress(console) as show:
+      training.train_all(unfinished, corpus, os.path.join(out, _CACHE), show)
   return corpus, runs
 
 

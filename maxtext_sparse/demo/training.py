@@ -1,4 +1,4 @@
-"""Trains one of the demo's runs in a child process, from its last checkpoint if it was interrupted.
+"""Trains the demo's runs in child processes, each from its last checkpoint if it was interrupted.
 
 Each run has a folder with its checkpoints, `metrics.jsonl`, `train.log` and `demo.json`. The last holds a fingerprint of
 the recipe and the corpus. A run whose recipe or corpus has changed starts again from nothing.
@@ -19,7 +19,8 @@ from maxtext_sparse.config import parse_keys
 from maxtext_sparse.config_files import read_config
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.corpus import Corpus, refuse_foreign
-from maxtext_sparse.local.process import child_environment, TrainingProcess
+from maxtext_sparse.local.process import child_environment, core_shares, num_cores, TrainingProcess
+from maxtext_sparse.local.progress import Reporter
 from maxtext_sparse.plan.twins import Twin
 from maxtext_sparse.runs.files import replace_json
 from maxtext_sparse.runs.metrics import latest_rows, Row
@@ -168,38 +169,74 @@ def vocab_size() -> int:
   return int(read_config(recipe_file())["vocab_size"])
 
 
-def train(spec: RunSpec, corpus: Corpus, cache: str, report: Callable[[Row, Row], None]) -> None:
-  """Trains a run to its end, from its last checkpoint if it has one.
+def train_all(specs: Sequence[RunSpec], corpus: Corpus, cache: str, show: Callable[[str, int], Reporter]) -> None:
+  """Trains runs to their ends, each from its last checkpoint if it has one, as many at a time as there are CPU cores.
 
   Args:
-    spec: the run.
-    corpus: its data.
+    specs: the runs, in the order in which they start.
+    corpus: their data.
     cache: folder for jax's compilation cache, which all runs and attempts share.
-    report: is called a few times a second with the latest train row and eval row, which are empty at first.
+    show: takes the title and the number of steps of a run that starts, and returns its reporter.
 
   Raises:
-    RunError: the child process failed.
+    RunError: a child process failed. The others are ended; their checkpoints stay.
   """
-  _prepare(spec)
-  before, start = spec.seconds, time.monotonic()
-  environment = child_environment(os.environ, num_cpu_devices=1)
+  waiting = list(specs)
+  jobs = min(len(specs), num_cores())
+  cores = core_shares(jobs)
+  slots: dict[int, tuple[_Attempt, Reporter]] = {}
   try:
-    with TrainingProcess(_arguments(spec, corpus, cache), spec.log_file, environment) as process:
-      _follow(process, spec, report)
+    while waiting or slots:
+      for slot in range(jobs):
+        if waiting and slot not in slots:
+          spec = waiting.pop(0)
+          slots[slot] = _Attempt(spec, corpus, cache, cores[slot]), show(spec.title, spec.steps)
+      time.sleep(_POLL_SECONDS)
+      for slot, (attempt, report) in list(slots.items()):
+        is_over = attempt.poll() is not None
+        report(*attempt.latest_rows())
+        if is_over:
+          del slots[slot]
+          attempt.finish()
   finally:
-    _write_state(spec, before + time.monotonic() - start)
-  if process.poll() != 0 or not spec.is_finished:
-    hint = "; the same command goes on from the last checkpoint" if (process.poll() or 0) < 0 else ""
-    raise RunError(f"{spec.title} run failed: {process.why_failed()}{hint}; log: {spec.log_file}")
+    for attempt, _ in slots.values():
+      attempt.end()
 
 
-def _follow(process: TrainingProcess, spec: RunSpec, report: Callable[[Row, Row], None]) -> None:
-  """Reports the latest rows until the process ends."""
-  start = time.time()
-  is_over = False
-  while not is_over:
-    is_over = process.wait(_POLL_SECONDS) is not None
-    report(*_rows_since(spec.metrics_file, start))
+class _Attempt(TrainingProcess):
+  """The child process that trains a run from its last checkpoint."""
+
+  def __init__(self, spec: RunSpec, corpus: Corpus, cache: str, cores: Sequence[int] | None):
+    _prepare(spec)
+    self._spec, self._seconds_before = spec, spec.seconds
+    self._start, self._clock = time.time(), time.monotonic()
+    environment = child_environment(os.environ, num_cpu_devices=1)
+    super().__init__(_arguments(spec, corpus, cache), spec.log_file, environment, cores=cores)
+
+  def latest_rows(self) -> tuple[Row, Row]:
+    """The latest train row and eval row, empty as long as the file holds only those of an earlier attempt."""
+    path = self._spec.metrics_file
+    try:
+      return latest_rows(path) if os.path.getmtime(path) >= self._start else ({}, {})
+    except FileNotFoundError:
+      return {}, {}
+
+  def end(self) -> None:
+    """Stops the child and notes the time that it took."""
+    super().end()
+    _write_state(self._spec, self._seconds_before + time.monotonic() - self._clock)
+
+  def finish(self) -> None:
+    """Ends an attempt whose child has ended.
+
+    Raises:
+      RunError: the child failed.
+    """
+    self.end()
+    status, title = self.poll() or 0, self._spec.title
+    if status != 0 or not self._spec.is_finished:
+      hint = "; the same command goes on from the last checkpoint" if status < 0 else ""
+      raise RunError(f"{title} run failed: {self.why_failed()}{hint}; log: {self._spec.log_file}")
 
 
 def _spec(directory: str, name: str, title: str, steps: int, overrides: Sequence[str], corpus: Corpus) -> RunSpec:
@@ -233,14 +270,6 @@ def _arguments(spec: RunSpec, corpus: Corpus, cache: str) -> list[str]:
     f"tokenizer_path={corpus.vocabulary_file}",
     *spec.overrides,
   ]
-
-
-def _rows_since(path: str, start: float) -> tuple[Row, Row]:
-  """The latest rows, empty as long as the file holds only those of an earlier attempt."""
-  try:
-    return latest_rows(path) if os.path.getmtime(path) >= start else ({}, {})
-  except FileNotFoundError:
-    return {}, {}
 
 
 def _has_final_eval(spec: RunSpec) -> bool:

@@ -10,7 +10,7 @@ RIVALS = {"sparse_bf16": ("fp32", "bf16"), "sparse_int8": ("fp32", "bf16", "int8
 
 
 def break_even_density(densities: Sequence[float], ours: Sequence[float], dense: float) -> float | None:
-  """The density up to which ours is at least as fast as dense, interpolated.
+  """The density up to which ours is at least as fast as dense, interpolated: the end of the first stretch.
 
   Args:
     densities: ascending.
@@ -18,17 +18,17 @@ def break_even_density(densities: Sequence[float], ours: Sequence[float], dense:
     dense: seconds at any density.
 
   Returns:
-    None if ours never is as fast, and the last density if it always is.
+    None if ours is slower at all of them, and the last density if it is as fast up to there.
   """
   is_faster = [seconds <= dense for seconds in ours]
-  if not is_faster[0]:
+  if not any(is_faster):
     return None
-  if all(is_faster):
+  begin = is_faster.index(True)
+  if all(is_faster[begin:]):
     return densities[-1]
-  first_slower = is_faster.index(False)
-  before, after = ours[first_slower - 1], ours[first_slower]
-  share = (dense - before) / (after - before)
-  return densities[first_slower - 1] + share * (densities[first_slower] - densities[first_slower - 1])
+  after = is_faster.index(False, begin)
+  share = (dense - ours[after - 1]) / (ours[after] - ours[after - 1])
+  return densities[after - 1] + share * (densities[after] - densities[after - 1])
 
 
 def of_products(products: Mapping[str, Any]) -> dict[str, float | None]:
@@ -43,12 +43,15 @@ def of_products(products: Mapping[str, Any]) -> dict[str, float | None]:
 def of_model(masked: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
   """By form, from the tokens a second of the whole model at several densities; see `mask_in_steps`."""
   rows = sorted(masked, key=lambda row: row["density"])
-  found = {}
-  for name, rivals in RIVALS.items():
-    # Relative to the fastest rival, which was measured again at each density.
-    times = [max(row["tokens_per_second"][f"dense_{r}"] for r in rivals) / row["tokens_per_second"][name] for row in rows]
-    found[name] = break_even_density([row["density"] for row in rows], times, 1.0)
-  return found
+  densities = [row["density"] for row in rows]
+  return {name: break_even_density(densities, [1 / against_rivals(row, name) for row in rows], 1.0) for name in RIVALS}
+
+
+def against_rivals(row: Mapping[str, Any], name: str) -> float:
+  """How many times as fast as its fastest rival, which was measured again at the same density, a form of ours is."""
+  speeds = row["tokens_per_second"]
+  fastest: float = max(speeds[f"dense_{rival}"] for rival in RIVALS[name])
+  return float(speeds[name]) / fastest
 
 
 def mask_in_steps(

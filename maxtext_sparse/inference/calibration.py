@@ -1,5 +1,6 @@
 """Which layout multiplies fastest at a density, measured once on a machine and cached."""
 
+from collections.abc import Sequence
 import functools
 import json
 from pathlib import Path
@@ -16,14 +17,14 @@ from maxtext_sparse.runs.files import replace_json
 Table = dict[str, dict[str, list[list[float]]]]
 
 _DENSITIES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.35, 0.6, 1.0)
-# A layout is measured up to its density, beyond which another one wins by far; dense costs the same at any density.
-_UP_TO = {"bitmask": 1.0, "csr": 0.2}
+# CSR is measured up to this density, beyond which the bitmask wins by far; dense costs the same at any density.
+_CSR_UP_TO = 0.2
 _ROWS, _COLS = 2048, 4096
-_ROUNDS = 7
+_ROUNDS = 15
 
 
 def calibrate(force: bool = False) -> Table:
-  """Measures the kernels with the threads that are set; a few seconds, or nothing if it was done on this machine.
+  """Measures the kernels with the threads that are set: about ten seconds, or nothing if it was done on this machine.
 
   Args:
     force: measure although there is a cached table.
@@ -53,7 +54,7 @@ def choose(table: Table, dtype: Dtype, density: float, may_be_csr: bool = True) 
   """The layout of a table with the least time at a density, interpolated between what was measured."""
   times: dict[Layout, float] = {"bitmask": _interpolated(table[dtype]["bitmask"], density)}
   times["dense"] = table[dtype]["dense"][0][1]
-  if may_be_csr and density <= _UP_TO["csr"]:
+  if may_be_csr and density <= _CSR_UP_TO:
     times["csr"] = _interpolated(table[dtype]["csr"], density)
   return min(times, key=lambda layout: times[layout])
 
@@ -72,26 +73,39 @@ def _measured() -> Table:
     # The weights that are kept have values in (0, 1].
     packed = PackedMatrix.pack(np.where(uniform < density, 1 - uniform, np.float32(0)))
     for dtype in DTYPES:
-      matrix = packed.with_dtype(dtype)
-      for layout, limit in _UP_TO.items():
-        if density <= limit:
-          table[dtype][layout].append([density, _nanoseconds(matrix.with_layout(layout), x)])  # type: ignore[arg-type]
-      if density == 1.0:
-        table[dtype]["dense"].append([density, _nanoseconds(matrix.with_layout("dense"), x)])
+      for layout, nanoseconds in _nanoseconds(packed.with_dtype(dtype), _layouts_at(density), x).items():
+        table[dtype][layout].append([density, nanoseconds])
   return table
 
 
-def _nanoseconds(matrix: PackedMatrix, x: Array) -> float:
-  """Nanoseconds a weight, the median of a few rounds. Copies that exceed the cache take turns, as a model's layers do."""
-  num_copies = max(2, -(-64 * 2**20 // matrix.num_bytes))
-  copies = [matrix] + [matrix.copy() for _ in range(min(num_copies, 8) - 1)]
-  seconds = []
+def _layouts_at(density: float) -> list[Layout]:
+  layouts: list[Layout] = ["bitmask"]
+  if density <= _CSR_UP_TO:
+    layouts.append("csr")
+  if density == 1.0:
+    layouts.append("dense")
+  return layouts
+
+
+def _nanoseconds(matrix: PackedMatrix, layouts: Sequence[Layout], x: Array) -> dict[Layout, float]:
+  """Nanoseconds a weight of each layout: the least of rounds in which the layouts take turns.
+
+  What disturbs a round makes it slower, never faster. Copies that exceed the cache take turns, as a model's layers do.
+  """
+  copies = {layout: _copies(matrix.with_layout(layout)) for layout in layouts}
+  seconds = dict.fromkeys(layouts, np.inf)
   for _ in range(_ROUNDS):
-    begin = time.perf_counter()
-    for copy in copies:
-      copy.multiply(x)
-    seconds.append((time.perf_counter() - begin) / len(copies))
-  return float(np.median(seconds)) * 1e9 / (_ROWS * _COLS)
+    for layout, same in copies.items():
+      begin = time.perf_counter()
+      for copy in same:
+        copy.multiply(x)
+      seconds[layout] = min(seconds[layout], (time.perf_counter() - begin) / len(same))
+  return {layout: float(value) * 1e9 / (_ROWS * _COLS) for layout, value in seconds.items()}
+
+
+def _copies(matrix: PackedMatrix) -> list[PackedMatrix]:
+  num_copies = max(2, -(-64 * 2**20 // matrix.num_bytes))
+  return [matrix] + [matrix.copy() for _ in range(min(num_copies, 8) - 1)]
 
 
 def _machine_key() -> str:

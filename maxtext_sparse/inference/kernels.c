@@ -407,6 +407,7 @@ TARGET_AVX512 INLINE void fp32_loop_avx512(const uint8_t *mask, const void *valu
   CLEAR_CHAINS
   for (int64_t c = 0; c < cols; c += 64) {
     uint64_t word = mask_word(mask, c, cols);
+    if (!word) continue;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
       __mmask16 part = (__mmask16)(word >> 16 * i);
@@ -431,6 +432,7 @@ TARGET_AVX512 INLINE void bf16_loop_avx512(const uint8_t *mask, const void *valu
   CLEAR_CHAINS
   for (int64_t c = 0; c < cols; c += 64) {
     uint64_t word = mask_word(mask, c, cols);
+    if (!word) continue;
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
       __mmask32 part = (__mmask32)(word >> 32 * i);

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, TYPE_CHECKING
 
-from maxtext_sparse.inference.comparison import PROMPTS, VARIANTS
+from maxtext_sparse.inference.break_even import against_rivals
+from maxtext_sparse.inference.comparison import DENSE, OURS, PROMPTS, VARIANTS
 from maxtext_sparse.terminal import new_table, print_table, say
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ COLUMNS = (
   "tokens/s",
   "95 % interval",
   "limit",
-  *(f"{n} tokens, ms" for n in PROMPTS),
+  *(f"{n} token{'s' * (n > 1)}, ms" for n in PROMPTS),
   "resident, MB",
   "weights, MB",
 )
@@ -76,10 +77,19 @@ def _speed_lines(result: Mapping[str, Any]) -> list[str]:
   speeds = result["tokens_per_second"]
   pairs = [("sparse_bf16", "dense_bf16"), ("sparse_bf16", "dense_fp32"), ("sparse_int8", "dense_int8")]
   pairs.append(("sparse_int8", "torch_csr"))
-  return [
+  lines = [
     f"{ours.replace('_', ' ')} generates {speeds[ours] / speeds[other]:.2f}x as fast as {other.replace('_', ' ')}"
     for ours, other in pairs
   ]
+  return lines + [_prompt_line(result["prompt_milliseconds"], n) for n in PROMPTS]
+
+
+def _prompt_line(milliseconds: Mapping[str, Mapping[str, float]], num_tokens: int) -> str:
+  """The quicker of ours against the quickest dense form, also where it loses."""
+  ours, dense = (min(names, key=lambda name: milliseconds[name][str(num_tokens)]) for names in (OURS, DENSE))
+  ratio = milliseconds[dense][str(num_tokens)] / milliseconds[ours][str(num_tokens)]
+  what = f"a prompt of {num_tokens} token{'s' * (num_tokens > 1)}"
+  return f"{what}: {ours.replace('_', ' ')} is {ratio:.2f}x as fast as {dense.replace('_', ' ')}, the quickest dense form"
 
 
 def _break_even_line(name: str, density: float | None, what: str = "one product") -> str:
@@ -93,9 +103,8 @@ def _masked_lines(result: Mapping[str, Any]) -> list[str]:
   """The whole model with more and more of its weights masked."""
   lines = []
   for name, density in result["model_break_even_densities"].items():
-    lines.append(_break_even_line(name, density, "the model, masked further"))
-    steps = [f"{row['tokens_per_second'][name]:.1f} at {row['density']:.2f}" for row in result["masked"]]
-    lines[-1] += f" (tokens/s by density: {', '.join(steps)})"
+    steps = [f"{against_rivals(row, name):.2f}x at {row['density']:.2f}" for row in result["masked"]]
+    lines.append(f"{_break_even_line(name, density, 'the model, masked further')} ({', '.join(steps)})")
   return lines
 
 

@@ -6,13 +6,14 @@
   {"do": "logits", "path": FILE}              -> writes them, of a prompt of 32 tokens
   {"do": "bandwidth"}                         -> bytes_per_second of reading memory
   {"do": "products", "shape": [R, C], ...}    -> seconds of one product by density, see products.py
-  {"do": "threads"}                           -> the threads that worked: core, allowed cores, seconds
+  {"do": "threads"}                           -> the threads that worked since "load": core, allowed cores, seconds
   {"do": "mask", "density": 0.1}              -> keeps the largest weights of each matrix of ours, layouts, density, ...
 
 The process that starts it sets the environment: `OMP_NUM_THREADS`, `OMP_PROC_BIND` and `OMP_PLACES` pin torch's threads.
 """
 
 import collections
+from collections.abc import Mapping
 import json
 import os
 from pathlib import Path
@@ -35,6 +36,7 @@ from maxtext_sparse.inference.products import product_seconds
 _PROMPT_TOKENS = 8
 _LOGITS_TOKENS = 32
 _BANDWIDTH_BYTES = 2**29
+_TASKS = Path("/proc/self/task")
 
 
 class Worker:
@@ -50,6 +52,8 @@ class Worker:
     self._model = variants.make(self._variant, self._folder, self._cpus)
     seconds = time.perf_counter() - begin
     self._generate(2)
+    # transformers reads files in threads of its own, which are not pinned and are idle from here on.
+    self._seconds_before = thread_seconds()
     grown = resident_bytes() - self._resident_before
     return {"seconds": seconds, "resident_bytes": grown, "libraries_bytes": self._resident_before, **self._layouts()}
 
@@ -91,7 +95,7 @@ class Worker:
     return product_seconds((shape[0], shape[1]), rounds)
 
   def threads(self) -> dict[str, Any]:
-    return {"threads": busy_threads()}
+    return {"threads": busy_threads(self._seconds_before)}
 
   def _generate(self, num_tokens: int) -> tuple[list[float], list[int]]:
     """The time at which each new token was there, and the tokens, chosen greedily."""
@@ -143,17 +147,33 @@ def resident_bytes() -> int:
   raise OSError("/proc/self/status has no VmRSS")
 
 
-def busy_threads() -> list[dict[str, Any]]:
-  """The threads of this process that ran for at least a twentieth of a second: last core, allowed cores, seconds."""
+def thread_seconds() -> dict[int, float]:
+  """CPU seconds that each thread of this process has used, by its id."""
+  ticks = {int(task.name): sum(map(int, _stat(task)[11:13])) for task in _TASKS.iterdir()}
+  return {thread: number / os.sysconf("SC_CLK_TCK") for thread, number in ticks.items()}
+
+
+def busy_threads(seconds_before: Mapping[int, float]) -> list[dict[str, Any]]:
+  """The threads of this process that ran for at least a twentieth of a second since then.
+
+  Args:
+    seconds_before: what `thread_seconds` returned.
+
+  Returns:
+    For each thread the core that it ran on last, the cores that it may use, and its seconds.
+  """
   threads = []
-  for task in Path("/proc/self/task").iterdir():
-    # Fields after the name, which is in parentheses: 12 and 13 are user and system ticks, 37 is the core.
-    fields = (task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    if seconds >= 0.05:
-      allowed = sorted(os.sched_getaffinity(int(task.name)))
-      threads.append({"cpu": int(fields[36]), "allowed": allowed, "seconds": seconds})
+  for thread, seconds in thread_seconds().items():
+    worked = seconds - seconds_before.get(thread, 0.0)
+    if worked >= 0.05:
+      core = int(_stat(_TASKS / str(thread))[36])
+      threads.append({"cpu": core, "allowed": sorted(os.sched_getaffinity(thread)), "seconds": worked})
   return threads
+
+
+def _stat(task: Path) -> list[str]:
+  """Fields after the name, which is in parentheses: 11 and 12 are user and system ticks, 36 is the core."""
+  return (task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from maxtext_sparse.hooks.listeners import listening
-from maxtext_sparse.local.progress import run_progress
+from maxtext_sparse.local.progress import runs_progress
 from maxtext_sparse.run_values import steps_of
 from maxtext_sparse.runs.metrics import eval_rows, Row, train_rows
 
@@ -34,7 +34,8 @@ def bar_and_log(values: Mapping[str, Any]) -> Iterator[None]:
     shown = logging.StreamHandler(_Above(console))
     logging.getLogger("maxtext_sparse").addHandler(shown)
     try:
-      with run_progress(console, str(values.get("run_name") or "training"), steps_of(values) or 1) as report:
+      with runs_progress(console) as shown_run:
+        report = shown_run(str(values.get("run_name") or "training"), steps_of(values) or 1)
 
         def tell(row: Row) -> None:
           train, evaluated = train_rows([row]), eval_rows([row])

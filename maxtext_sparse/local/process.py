@@ -127,3 +127,25 @@ def last_meaningful_line(text: str) -> str:
   raised = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception", "Interrupt"))]
   line = (ours or raised or lines or ["the log is empty"])[-1]
   return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
+
+
+def core_shares(jobs: int) -> list[Sequence[int] | None]:
+  """Separate CPU cores for each job, None for all cores.
+
+  Two jobs on one core each finish earlier than two jobs whose threads compete for both cores.
+  """
+  cores = _allowed_cores()
+  if jobs == 1 or len(cores) < jobs:
+    return [None] * jobs
+  size = len(cores) // jobs
+  return [cores[slot * size : (slot + 1) * size] for slot in range(jobs)]
+
+
+def num_cores() -> int:
+  """Number of CPU cores that this process may use."""
+  return len(_allowed_cores()) or os.cpu_count() or 1
+
+
+def _allowed_cores() -> list[int]:
+  """The cores that this process may use; empty on a system where a process cannot be kept to some."""
+  return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -1,6 +1,6 @@
-"""Shows how far a run in a child process is: a bar in a terminal, a line now and then anywhere else."""
+"""Shows how far runs in child processes are: a bar in a terminal, a line now and then anywhere else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 from typing import Any, Protocol
 
@@ -21,10 +21,14 @@ class Reporter(Protocol):
 
 
 @contextlib.contextmanager
-def run_progress(console: Console, title: str, steps: int) -> Iterator[Reporter]:
-  """Shows the progress of one run of `steps` steps while the with block is open."""
+def runs_progress(console: Console) -> Iterator[Callable[[str, int], Reporter]]:
+  """Shows the progress of runs while the with block is open.
+
+  Yields:
+    A function that takes the title of a run and its number of steps, and returns the run's reporter.
+  """
   if not console.is_terminal:
-    yield _Lines(console, title, steps)
+    yield lambda title, steps: _Lines(console, title, steps)
     return
   columns = (
     TextColumn("{task.description}"),
@@ -35,7 +39,7 @@ def run_progress(console: Console, title: str, steps: int) -> Iterator[Reporter]
     TimeRemainingColumn(),
   )
   with Progress(*columns, console=console, expand=True) as progress:
-    yield _Bar(progress, title, steps)
+    yield lambda title, steps: _Bar(progress, title, steps)
 
 
 def figures(train_row: dict[str, Any], eval_row: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.corpus import build_corpus, CorpusSettings
+from maxtext_sparse.local.process import core_shares
 from maxtext_sparse.runs.files import folder_lock
 from maxtext_sparse.sweeps.branch import branch
 from maxtext_sparse.sweeps.display import Display
@@ -109,7 +110,7 @@ def choose(manifest: Manifest, only: str | None) -> list[Run]:
 def _work(sweep: Sweep, jobs: int, display: Display) -> None:
   """Starts a run in every free slot until no run is left. Ends all processes if it is interrupted."""
   slots: dict[int, RunProcess] = {}
-  cores = _core_shares(jobs)
+  cores = core_shares(jobs)
   try:
     while True:
       for slot in [slot for slot, child in slots.items() if child.poll() is not None]:
@@ -176,20 +177,6 @@ def _make_corpus(manifest: Manifest, console: Console) -> None:
     return
   corpus = build_corpus(directory, settings=CorpusSettings(**sizes))
   say(console, f"corpus: {corpus.train_chars:,} characters to train on, {corpus.eval_chars:,} held out")
-
-
-def _core_shares(jobs: int) -> list[Sequence[int] | None]:
-  """Separate CPU cores for each job, None for all cores.
-
-  Two jobs on one core each finish earlier than two jobs whose threads compete for both cores.
-  """
-  if jobs == 1 or not hasattr(os, "sched_getaffinity"):
-    return [None] * jobs
-  cores = sorted(os.sched_getaffinity(0))
-  if len(cores) < jobs:
-    return [None] * jobs
-  size = len(cores) // jobs
-  return [cores[slot * size : (slot + 1) * size] for slot in range(jobs)]
 
 
 def _write_notes(sweep: Sweep, slots: dict[int, RunProcess]) -> None:

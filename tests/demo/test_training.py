@@ -81,5 +81,5 @@ def test_folders_of_others_are_left_alone(spec, tmp_path):
 def test_a_failed_child_is_one_line_with_its_log(spec, monkeypatch):
   monkeypatch.setattr(training, "_arguments", lambda *args: ["nowhere.yml", "nowhere_else.yml"])
   with pytest.raises(RunError, match=r"dense run failed: nowhere.yml: .*; log: .*train.log") as caught:
-    training.train(spec, CORPUS, "cache", lambda *rows: None)
+    training.train_all([spec], CORPUS, "cache", lambda title, steps: lambda *rows: None)
   assert "\n" not in str(caught.value)

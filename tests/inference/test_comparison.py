@@ -27,7 +27,9 @@ DENSITIES = [0.2, 0.4, 0.6, 0.8]
     ([1, 2, 3, 4], 3.0, 0.6),
     ([1, 2, 3, 4], 0.5, None),
     ([1, 2, 3, 4], 9.0, 0.8),  # always as fast: as far as was measured
-    ([1, 5, 3, 9], 2.0, 0.25),  # the first crossing counts
+    ([1, 5, 3, 9], 2.0, 0.25),
+    ([1, 5, 2, 9], 3.0, 0.3),  # the first crossing counts
+    ([4, 1, 2, 4], 3.0, 0.7),  # a disturbed first time is not "never"
   ],
 )
 def test_break_even_is_interpolated_between_the_densities(ours, dense, expected):
