@@ -22,7 +22,10 @@ _HINTS = (
     r"distributed\.initialize|metadata\.google",
     "on a machine without an accelerator add hardware=cpu skip_jax_distributed_system=True",
   ),
-  (r"DefaultCredentialsError|default credentials", "the output is in Google Cloud, log in or give a local folder"),
+  (
+    r"DefaultCredentialsError|default credentials",
+    "log in to Google Cloud, or give a local folder and enable_goodput_recording=false",
+  ),
   (r"num_kv_heads for GQA", "base_num_query_heads must be a multiple of base_num_kv_heads"),
   (r"must have every element be nonnegative", "every size, such as base_emb_dim, must be at least 1"),
   (r"RESOURCE_EXHAUSTED|[Oo]ut of memory", "lower per_device_batch_size, or use more devices"),

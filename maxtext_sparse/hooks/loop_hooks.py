@@ -12,7 +12,7 @@ from maxtext.common import checkpointing
 from maxtext.utils.exceptions import StopTraining
 
 from maxtext_sparse.errors import ConfigError, one_line_errors
-from maxtext_sparse.hooks import run_guard, sparse_run, summary
+from maxtext_sparse.hooks import run_guard, sink_hooks, sparse_run, summary
 from maxtext_sparse.hooks.monitor import logger, Monitor
 from maxtext_sparse.hooks.registry import Function
 from maxtext_sparse.hooks.settings import is_maxtext_config, settings_of
@@ -29,6 +29,7 @@ def guard_resume(setup_train_loop: Function) -> Function:
     settings = settings_of(config)
     if settings is None:
       return setup_train_loop(config, recorder, devices)
+    sink_hooks.refuse_missing_wandb(config)
     with run_guard.damage_named(config):
       parts = setup_train_loop(config, recorder, devices)
     state = split_state(parts[-1])  # the tuple ends with the train state in every release

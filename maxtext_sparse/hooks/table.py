@@ -5,7 +5,7 @@ installed besides them for `maxtext-sparse preflight` only. Nothing else of MaxT
 lasts for a call: in 0.2.3 the hook on `_initialize_pydantic` swaps `types.MaxTextConfig` while the original runs.
 """
 
-from maxtext_sparse.hooks import compile_hooks, config_hooks, loop_hooks, metrics_hooks, train_hooks
+from maxtext_sparse.hooks import compile_hooks, config_hooks, loop_hooks, metrics_hooks, sink_hooks, train_hooks
 from maxtext_sparse.hooks.registry import Hook
 from maxtext_sparse.hooks.releases import RELEASES
 
@@ -72,6 +72,34 @@ COMMON = (
     wrap=metrics_hooks.keep_all_rows,
     reason="stock truncates the metrics file at every eval and repeats rows after a resume",
     proof="tests/hooks/test_metrics.py",
+  ),
+  Hook(
+    target="maxtext.common.metric_logger:MetricLogger.write_metrics_for_gcs",
+    parameters=("self", "metrics", "step", "metric_type"),
+    wrap=sink_hooks.upload_every_row,
+    reason="stock replaces uploaded rows after an eval of the last step and after a resume",
+    proof="tests/hooks/test_sinks.py",
+  ),
+  Hook(
+    target="maxtext.common.metric_logger:MetricLogger.flush_metrics_and_cleanup",
+    parameters=("self",),
+    wrap=sink_hooks.upload_last_rows,
+    reason="stock drops the rows since the last upload when a run is stopped",
+    proof="tests/hooks/test_sinks.py",
+  ),
+  Hook(
+    target="maxtext.common.metric_logger:MetricLogger.write_metrics_to_tensorboard",
+    parameters=("self", "metrics", "step", "metric_type"),
+    wrap=sink_hooks.promise_no_events,
+    reason="stock tells where the events are where it writes none",
+    proof="tests/hooks/test_sinks.py",
+  ),
+  Hook(
+    target="maxtext.common.metric_logger:MetricLogger.write_setup_info_to_tensorboard",
+    parameters=("self", "params"),
+    wrap=sink_hooks.describe_run,
+    reason="called once with the config; stock sends W&B no config",
+    proof="tests/faults/test_sinks.py",
   ),
   Hook(
     target="maxtext.utils.max_logging:log",

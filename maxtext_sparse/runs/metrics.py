@@ -4,13 +4,13 @@ There is one rule for damage. A last line that is not whole is left out, because
 now, leaves one behind. Any other line that is not a JSON object makes the file unreadable, and the error names it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import json
 import os
 import re
 from typing import Any
 
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.runs.files import replace_text
 
 Row = dict[str, Any]
@@ -64,6 +64,35 @@ def read_uploaded_rows(directory: str) -> list[Row]:
   folder = epath.Path(directory) / "metrics"
   files = sorted(folder.glob("metrics_step_*.txt"), key=_steps_in_name) if folder.exists() else []
   return [row for file in files for row in parse_rows(file.read_bytes(), str(file))]
+
+
+def upload_rows(folder: str, first: int, last: int, rows: Iterable[Row]) -> str:
+  """Writes rows as one of the files that `read_uploaded_rows` finds; its path.
+
+  Args:
+    folder: the run's folder `metrics`, a URL or a local path.
+    first, last: the steps of the rows.
+    rows: in order.
+
+  Raises:
+    RunError: the file cannot be written.
+  """
+  from etils import epath  # comes with MaxText
+
+  path = epath.Path(folder) / f"metrics_step_{first:06}_to_step_{last:06}.txt"
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text_of(rows))
+  except OSError as error:
+    raise RunError(
+      f"{path}: cannot write these metrics ({error.strerror or error}); the same command goes on from the last checkpoint"
+    ) from error
+  return str(path)
+
+
+def row_of(scalars: Mapping[str, Any], step: int, run_name: str) -> Row:
+  """A row as MaxText writes it: all scalars and the step as floats, and the run's name."""
+  return {name: float(value) for name, value in scalars.items()} | {"step": float(step), "run_name": run_name}
 
 
 def parse_rows(text: bytes, name: str) -> list[Row]:

@@ -97,9 +97,8 @@ class RunRecord:
     self._write(_SCHEDULE_FILE, dataclasses.asdict(plan))
 
   def write_config(self, flat: Mapping[str, Any]) -> None:
-    """Writes the keys of the run's MaxText config without its secrets. MaxText itself leaves none beside a checkpoint."""
-    public = {key: value for key, value in flat.items() if not key.endswith("access_token")}
-    self._write(_CONFIG_FILE, json.loads(json.dumps(public, default=lambda value: getattr(value, "value", str(value)))))
+    """Writes the public keys of the run's MaxText config. MaxText itself leaves none beside a checkpoint."""
+    self._write(_CONFIG_FILE, public_keys(flat))
 
   def read_config(self) -> dict[str, Any] | None:
     """The recorded keys; None if the run recorded none.
@@ -187,6 +186,12 @@ class RunRecord:
     aside = self.directory / f".{name}.tmp"
     aside.write_text(text)
     aside.replace(self.directory / name)
+
+
+def public_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The keys of a MaxText config without its secrets, as what JSON knows."""
+  public = {key: value for key, value in flat.items() if not key.endswith("access_token")}
+  return dict(json.loads(json.dumps(public, default=lambda value: getattr(value, "value", str(value)))))
 
 
 def _as_tuple(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import struct
 import subprocess
 import sys
 
@@ -162,6 +163,21 @@ class Result:
 
   def event_files(self) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted((self.folder / "sparsity").glob("event_*.json"))]
+
+
+def event_scalars(content: bytes) -> list[tuple[str, int, float]]:
+  """(tag, step, value) of a TensorBoard file: records of length (8 bytes), checksum (4), event, checksum (4)."""
+  from tensorboardX.proto import event_pb2
+
+  found = []
+  while content:
+    (length,) = struct.unpack("<Q", content[:8])
+    event = event_pb2.Event.FromString(content[12 : 12 + length])
+    found += [
+      (value.tag, event.step, value.simple_value) for value in event.summary.value if value.HasField("simple_value")
+    ]
+    content = content[16 + length :]
+  return found
 
 
 def read_rows(path: Path) -> list[dict]:

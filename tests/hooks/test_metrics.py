@@ -2,11 +2,10 @@
 
 import importlib.metadata
 import math
-import struct
 
 import pytest
 
-from tests.hooks.harness import NUM_PRUNABLE, SPARSE
+from tests.hooks.harness import event_scalars, NUM_PRUNABLE, SPARSE
 
 KEEP = [NUM_PRUNABLE - round((1 - 0.2 ** (i / 4)) * NUM_PRUNABLE) for i in range(5)]
 # Active weights in the forward pass of each step: an event at t is first seen at t+1.
@@ -88,7 +87,7 @@ def test_a_thin_matrix_is_named_in_a_warning(worker, sparse_run):
 
 def test_tensorboard_gets_the_metrics(sparse_run):
   (events,) = (sparse_run.folder / "tensorboard").rglob("events.out.tfevents*")
-  density = [value for tag, value in tensorboard_scalars(events) if tag == "pruning/density"]
+  density = [value for tag, _, value in event_scalars(events.read_bytes()) if tag == "pruning/density"]
   assert len(density) == 20
   assert math.isclose(density[-1], KEEP[4] / NUM_PRUNABLE, rel_tol=1e-6)
 
@@ -99,15 +98,3 @@ def test_cubic_and_linear_schedules_are_followed_step_by_step(worker, out):
     run = worker.train(out, f"shape_{shape}", pruning_schedule=shape, **SPARSE)
     counts = [run.column("pruning/nonzero_prunable")[t] for t in (4, 7, 10, 13)]
     assert counts == [NUM_PRUNABLE - round((1 - density(i / 4)) * NUM_PRUNABLE) for i in (1, 2, 3, 4)]
-
-
-def tensorboard_scalars(path):
-  """Reads an event file: records of length (8 bytes), checksum (4), event, checksum (4)."""
-  from tensorboardX.proto import event_pb2
-
-  content = path.read_bytes()
-  while content:
-    (length,) = struct.unpack("<Q", content[:8])
-    event = event_pb2.Event.FromString(content[12 : 12 + length])
-    yield from ((value.tag, value.simple_value) for value in event.summary.value)
-    content = content[16 + length :]

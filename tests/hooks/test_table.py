@@ -31,8 +31,12 @@ def test_the_set_of_replaced_attributes_is_frozen(table):
   own = {"0.2.3": ["maxtext.trainers.pre_train.train:training_loop_iteration"]}.get(hooks.maxtext_version(), [])
   assert sorted([*(hook.target for hook in table), *own]) == [
     "maxtext.common.checkpointing:maybe_save_checkpoint",
+    "maxtext.common.metric_logger:MetricLogger.flush_metrics_and_cleanup",
     "maxtext.common.metric_logger:MetricLogger.write_metrics",
+    "maxtext.common.metric_logger:MetricLogger.write_metrics_for_gcs",
     "maxtext.common.metric_logger:MetricLogger.write_metrics_locally",
+    "maxtext.common.metric_logger:MetricLogger.write_metrics_to_tensorboard",
+    "maxtext.common.metric_logger:MetricLogger.write_setup_info_to_tensorboard",
     "maxtext.configs.pyconfig:_handle_config_exception",
     "maxtext.configs.pyconfig:_initialize_pydantic",
     "maxtext.configs.pyconfig:_load_config",
