@@ -75,7 +75,10 @@ def export(
 
 
 def import_model(
-  folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A model folder of the llama family, dense or bitmask.")],
+  folder: Annotated[
+    str,
+    typer.Argument(metavar="FOLDER|HUB_PATH", help="A model folder of the llama family, or owner/name on the Hub."),
+  ],
   out: Annotated[str, typer.Argument(metavar="OUT", help="The folder to write.")],
   dtype: Annotated[str | None, typer.Option(help="Type of the weights: float32 (default) or bfloat16.")] = None,
   force: _Force = False,
@@ -83,12 +86,12 @@ def import_model(
 ) -> None:
   """Writes a Hugging Face llama folder as a MaxText checkpoint, with a config to train it further.
 
-  Example: maxtext-sparse import sparsellm-1b-80p s80 && maxtext-sparse train s80/model.yml pruning_method=hold ...
+  Example: maxtext-sparse import tjingrant/sparsellm-1b-80p s && maxtext-sparse train s/model.yml pruning_method=hold ...
   """
   avoid_accelerators()
   with one_line_errors():
     from maxtext_sparse.export.read_back import import_folder
-    from maxtext_sparse.inspection.source import local_folder
+    from maxtext_sparse.inspection.hub import local_folder
 
     with _progress("importing") as report:
       result = import_folder(local_folder(folder), out, dtype, force, report)
@@ -101,7 +104,9 @@ def import_model(
 
 
 def verify(
-  folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A model folder, or owner/name on the Hugging Face Hub.")],
+  folder: Annotated[
+    str, typer.Argument(metavar="FOLDER|HUB_PATH", help="A model folder, or owner/name on the Hugging Face Hub.")
+  ],
   as_json: Json = False,
 ) -> None:
   """Recounts a model folder and says whether it is what its certificate claims.
@@ -112,7 +117,7 @@ def verify(
   Example: maxtext-sparse verify s80-hf
   """
   with one_line_errors():
-    from maxtext_sparse.inspection.source import local_folder
+    from maxtext_sparse.inspection.hub import local_folder
     from maxtext_sparse.inspection.verify import verify as verified
 
     verdict = verified(local_folder(folder))
@@ -127,7 +132,12 @@ def verify(
 
 
 def inspect(
-  model: Annotated[str, typer.Argument(metavar="CHECKPOINT|FOLDER", help="A checkpoint, or a model folder.")],
+  model: Annotated[
+    str,
+    typer.Argument(
+      metavar="CHECKPOINT|FOLDER|HUB_PATH", help="A checkpoint, a model folder, or owner/name on the Hugging Face Hub."
+    ),
+  ],
   out: Annotated[str | None, typer.Option(help="Folder for density.png and magnitudes.png.")] = None,
   compare: Annotated[
     str | None, typer.Option(help="Another checkpoint or folder, to show how much the masks overlap.")

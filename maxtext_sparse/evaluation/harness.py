@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import glob
 import importlib.util
 import logging
 import math
@@ -12,7 +13,8 @@ from typing import Any
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.evaluation import local_tasks
-from maxtext_sparse.weights.folder import CONFIG_FILE, read_json
+from maxtext_sparse.inspection.hub import local_folder
+from maxtext_sparse.weights.folder import CONFIG_FILE, read_json, STEMS
 
 BACKENDS = ("auto", "torch", "numpy")
 _INSTALL = "pip install 'maxtext-sparse[eval]'"
@@ -33,7 +35,7 @@ def evaluate(
   """Evaluates each folder on each task.
 
   Args:
-    folders: model folders, or names on the Hugging Face Hub for the torch backend.
+    folders: model folders, or names on the Hugging Face Hub.
     tasks: the harness's names, or `next_line` and `held_out`.
     text: documents for the local tasks; the demo's held-out text if None.
     task_folder: folder with more task files of the harness.
@@ -100,10 +102,13 @@ def _task_manager(folder: str, tasks: Sequence[str], text: str | None, task_fold
 
   if any(task in local_tasks.NAMES for task in tasks):
     local_tasks.write_tasks(folder, local_tasks.read_documents(text))
+  if task_folder and not os.path.isdir(task_folder):
+    raise ConfigError(f"--task-folder={task_folder}: no such folder")
   paths = [folder, *([task_folder] if task_folder else [])]
+  manager = TaskManager(include_path=paths, include_defaults=False)
   # Reading the harness's own thousands of task files takes long, and local tasks need none of them.
-  is_local = all(task in local_tasks.NAMES for task in tasks)
-  manager = TaskManager(include_path=paths, include_defaults=not is_local)
+  if not set(tasks) <= set(manager.all_tasks):
+    manager = TaskManager(include_path=paths)
   known = set(manager.all_tasks)
   for task in tasks:
     if task not in known:
@@ -113,19 +118,22 @@ def _task_manager(folder: str, tasks: Sequence[str], text: str | None, task_fold
 
 def _model(path: str, backend: str, batch_size: int) -> Any:
   has_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-  is_bitmask = os.path.isfile(os.path.join(path, "sparse.safetensors"))
-  if backend == "numpy" or (backend == "auto" and (not has_torch or is_bitmask)):
+  if backend == "torch" and not has_torch:
+    raise ConfigError("--backend=torch: torch or transformers is missing here, small models run with --backend numpy")
+  folder = local_folder(path)
+  if not read_json(os.path.join(folder, CONFIG_FILE)):
+    raise ConfigError(f"{path}: has no {CONFIG_FILE}, not a model folder")
+  is_bitmask = bool(glob.glob(os.path.join(glob.escape(folder), f"{STEMS['bitmask']}*.safetensors")))
+  if backend == "torch" and is_bitmask:
+    raise ConfigError(f"--backend=torch: transformers reads no bitmask, export {path} with --format dense")
+  if backend == "numpy" or not has_torch or is_bitmask:
     from maxtext_sparse.evaluation.numpy_lm import NumpyLM
 
-    return NumpyLM(path, batch_size)
-  if not has_torch:
-    raise ConfigError("--backend=torch: torch or transformers is missing here, small models run with --backend numpy")
+    return NumpyLM(folder, batch_size)
   from lm_eval.models.huggingface import HFLM
 
-  if os.path.isdir(path) and not read_json(os.path.join(path, CONFIG_FILE)):
-    raise ConfigError(f"{path}: has no {CONFIG_FILE}, not a model folder")
   # The text begins with the token for its beginning, as in training.
-  return HFLM(pretrained=path, batch_size=batch_size, add_bos_token=True)
+  return HFLM(pretrained=folder, batch_size=batch_size, add_bos_token=True)
 
 
 @contextlib.contextmanager

@@ -45,14 +45,9 @@ def model_card(certificate: Mapping[str, Any], has_figure: bool) -> str:
     certificate: content of sparsity.json.
     has_figure: whether the folder has the figure of densities.
   """
-  sparsity = 1 - certificate["density"]
   sections = [
-    _METADATA,
-    f"# A language model with {sparsity:.1%} of its prunable weights removed",
-    f"Trained sparse from the start: {short(certificate['nonzero'])} of {short(certificate['prunable'])} weights of the "
-    "linear layers are left, the others are exact zeros. Pre-training in MaxText with "
-    "[maxtext-sparse](https://pypi.org/project/maxtext-sparse/), by gradual magnitude pruning "
-    "([Jin et al., 2025](https://arxiv.org/abs/2501.12486)).",
+    _METADATA if certificate["nonzero"] < certificate["prunable"] else _METADATA.replace(_SPARSE_TAGS, ""),
+    _title(certificate),
     _facts_table(certificate),
     f"![Share of each matrix that is left]({FIGURE})" if has_figure else "",
     "## Density",
@@ -65,11 +60,28 @@ def model_card(certificate: Mapping[str, Any], has_figure: bool) -> str:
   return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
-_METADATA = """---
+_SPARSE_TAGS = ", sparse, pruning"
+_METADATA = f"""---
 library_name: transformers
 pipeline_tag: text-generation
-tags: [maxtext, maxtext-sparse, sparse, pruning]
+tags: [maxtext, maxtext-sparse{_SPARSE_TAGS}]
 ---"""
+
+
+def _title(certificate: Mapping[str, Any]) -> str:
+  """What the model is, in a heading and a sentence."""
+  nonzero, prunable = certificate["nonzero"], certificate["prunable"]
+  if nonzero == prunable:
+    return (
+      "# A dense language model\n\nPre-trained in MaxText and exported with `maxtext-sparse`. "
+      f"None of the {short(prunable)} weights of its linear layers is zero."
+    )
+  return (
+    f"# A language model with {1 - certificate['density']:.1%} of its prunable weights removed\n\n"
+    f"Sparse while it was trained: {short(nonzero)} of {short(prunable)} weights of the linear layers are left, the "
+    "others are exact zeros. Pre-trained in MaxText with `maxtext-sparse`, by gradual magnitude pruning "
+    "([Jin et al., 2025](https://arxiv.org/abs/2501.12486))."
+  )
 
 
 def _bitmask_text(certificate: Mapping[str, Any]) -> str:
@@ -92,9 +104,11 @@ def _facts_table(certificate: Mapping[str, Any]) -> str:
     ("eval_loss", "final eval loss (nats per token)", ".4f"),
     ("step", "checkpoint of step", "d"),
     ("schedule", "pruning schedule", ""),
-    ("maxtext_version", "MaxText", ""),
   ]
   rows += [(label, format(training[key], style)) for key, label, style in optional if training.get(key) is not None]
+  packages = {"maxtext": "MaxText", "maxtext_sparse": "maxtext-sparse"}
+  versions = training.get("versions") or {}
+  rows += [(label, versions[name]) for name, label in packages.items() if name in versions]
   return "\n".join(["| | |", "|---|---|", *(f"| {label} | {value} |" for label, value in rows)])
 
 

@@ -9,10 +9,17 @@ from typing import Any
 from maxtext_sparse.config import DEFAULTS, KEYS
 from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.run_config import RunConfig
-from maxtext_sparse.hooks import maxtext_version
 from maxtext_sparse.pruning.prunable import is_linear_kernel
 from maxtext_sparse.runs.active import active_sum
-from maxtext_sparse.runs.metrics import eval_rows, last_of, once_per_step, read_rows, train_rows
+from maxtext_sparse.runs.metrics import (
+  eval_rows,
+  last_of,
+  once_per_step,
+  read_rows,
+  read_uploaded_rows,
+  Row,
+  train_rows,
+)
 from maxtext_sparse.runs.record import RunRecord
 
 # Figures of the last train row at or before the checkpoint: metric -> name in the certificate.
@@ -20,21 +27,22 @@ _FIGURES = {"pruning/average_params": "average_params", "pruning/effective_flops
 
 
 def training_facts(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
-  """Schedule, events, average parameters, effective FLOPs, tokens and final eval loss, as far as the run left them.
+  """Schedule, events, average parameters, FLOPs, tokens, versions and final eval loss, as far as the run left them.
 
   Args:
     checkpoint: the model.
-    config: of the run; its `metrics_file` is read if it is there.
+    config: of the run; its `metrics_file` is read if it is there, else the metrics in the run's folder.
   """
   flat = config.flat
   facts: dict[str, Any] = {
-    "maxtext_version": maxtext_version(),
     "step": checkpoint.step,
     "sparsity_keys": {key: flat[key] for key in KEYS if flat.get(key, DEFAULTS[key]) != DEFAULTS[key]},
   }
   if config.is_recorded:
     facts["config_sha256"] = config_digest(flat)
-  return facts | _record_facts(checkpoint) | _metric_facts(checkpoint, str(flat.get("metrics_file") or ""))
+  facts |= _record_facts(checkpoint) | _metric_facts(checkpoint, flat)
+  is_known = config.is_recorded and checkpoint.step is not None and not flat.get("enable_rampup_batch_size", True)
+  return facts | (_planned_cost(facts, flat) if is_known and "tokens" not in facts else {})
 
 
 def prunable_paths(checkpoint: Checkpoint) -> Callable[[str], bool]:
@@ -61,6 +69,7 @@ def _record_facts(checkpoint: Checkpoint) -> dict[str, Any]:
   facts: dict[str, Any] = {
     "schedule": plan.schedule.describe(),
     "events": [{"step": event["step"], "density": event["density"]} for event in events],
+    "versions": record.read_versions(),
   }
   if checkpoint.step is None:
     return facts
@@ -69,17 +78,29 @@ def _record_facts(checkpoint: Checkpoint) -> dict[str, Any]:
   return facts | {"average_params": active_sum(plan, record, before=num_steps).over(num_steps) / num_steps}
 
 
-def _metric_facts(checkpoint: Checkpoint, metrics_file: str) -> dict[str, Any]:
-  """Facts from the metrics rows up to the checkpoint's step; the config's file, or one in the run's folder."""
-  if not metrics_file or not os.path.isfile(metrics_file):
-    metrics_file = os.path.join(str(checkpoint.run_folder or ""), "metrics.jsonl")
-  if not os.path.isfile(metrics_file):
-    return {}
+def _metric_facts(checkpoint: Checkpoint, flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Facts from the metrics rows up to the checkpoint's step."""
   step = checkpoint.step
-  rows = [row for row in once_per_step(read_rows(metrics_file)) if step is None or row["step"] <= step]
+  rows = [row for row in once_per_step(_rows(checkpoint, flat)) if step is None or row["step"] <= step]
   last, evaluated = last_of(train_rows(rows)), last_of(eval_rows(rows))
   facts = {name: last[metric] for metric, name in _FIGURES.items() if metric in last}
   if {"average_params", "effective_flops"} <= facts.keys():
     # effective_flops = 6 x average_params x tokens
     facts["tokens"] = round(facts["effective_flops"] / (6 * facts["average_params"]))
   return facts | ({"eval_loss": evaluated["eval/avg_loss"], "eval_step": evaluated["step"]} if evaluated else {})
+
+
+def _planned_cost(facts: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Tokens and effective FLOPs as the run counts them itself, where its metrics are not to be had."""
+  tokens = (facts["step"] + 1) * flat["global_batch_size_to_train_on"] * flat["max_target_length"]
+  average = facts.get("average_params")
+  return {"tokens": tokens} | ({"effective_flops": 6.0 * average * tokens} if average is not None else {})
+
+
+def _rows(checkpoint: Checkpoint, flat: Mapping[str, Any]) -> list[Row]:
+  """The run's metrics: of the config's file, of one in the run's folder, or what MaxText uploaded there."""
+  run_folder = str(checkpoint.run_folder or "")
+  for path in (str(flat.get("metrics_file") or ""), os.path.join(run_folder, "metrics.jsonl")):
+    if os.path.isfile(path):
+      return read_rows(path)
+  return read_uploaded_rows(run_folder) if run_folder else []

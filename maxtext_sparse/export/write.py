@@ -27,6 +27,7 @@ from maxtext_sparse.weights.folder import CERTIFICATE_FILE, CONFIG_FILE, is_line
 from maxtext_sparse.weights.safetensors import DTYPES, TensorWriter
 
 FORMATS = ("dense", "bitmask")
+_SIZES = ("weight_bytes", "dense_bytes", "bitmask_bytes", "linear_bytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Export:
     certificate: content of sparsity.json.
     weight_bytes: of all tensors as stored.
     dense_bytes: of all tensors, dense in the same dtype.
+    bitmask_bytes: of all tensors, with bitmask and values in the same dtype.
     linear_bytes: of the linear layers' weights as stored.
     notes: lines for the user.
   """
@@ -63,13 +65,14 @@ class Export:
   certificate: dict[str, Any]
   weight_bytes: int
   dense_bytes: int
+  bitmask_bytes: int
   linear_bytes: int
   notes: list[str]
 
   def to_dict(self) -> dict[str, Any]:
     """The certificate's entries and the sizes."""
-    sizes = {name: getattr(self, name) for name in ("weight_bytes", "dense_bytes", "linear_bytes", "notes")}
-    return self.certificate | sizes
+    sizes: dict[str, Any] = {name: getattr(self, name) for name in _SIZES}
+    return self.certificate | sizes | {"notes": self.notes}
 
 
 def export_checkpoint(
@@ -136,7 +139,9 @@ def _fill(
   replace_json(os.path.join(folder, "generation_config.json"), {"_from_model_config": True, **special_ids})
   replace_json(os.path.join(folder, CERTIFICATE_FILE), claims)
   replace_json(os.path.join(folder, CONFIG_FILE), {**family.config, **special_ids})
-  return Export(claims, weights.num_bytes, _dense_bytes(family, dtype), weights.linear_bytes, notes)
+  dense_bytes = _dense_bytes(family, dtype)
+  sizes = weights.num_bytes, dense_bytes, dense_bytes + weights.added_by_bitmask, weights.linear_bytes
+  return Export(claims, *sizes, notes)
 
 
 class _Weights:
@@ -162,6 +167,14 @@ class _Weights:
   def figures(self) -> list[MatrixFigures]:
     """Figures of each linear layer's weight in the order of the layers."""
     return [self._figures[name] for name in self._shapes if name in self._figures]
+
+  @property
+  def added_by_bitmask(self) -> int:
+    """Bytes of bitmask and values less those of the same matrices, dense. Below 0 where the format saves room."""
+    shapes = [matrix.shape for matrix in self.figures]
+    num_nonzero = sum(matrix.nonzero for matrix in self.figures)
+    dense = sum(matrix.size for matrix in self.figures) * self._dtype.itemsize
+    return bitmask.packed_bytes(shapes, num_nonzero, self._dtype.itemsize) - dense
 
   def write(self, tensors: Iterator[tuple[str, str, NDArray[Any]]], report: Callable[[int, int], None]) -> None:
     stem = STEMS[self._options.weights_format]

@@ -11,9 +11,11 @@ import jax
 from maxtext.common import checkpointing
 from maxtext.utils.exceptions import StopTraining
 
+from maxtext_sparse import __version__
 from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.hooks import run_guard, sink_hooks, sparse_run, summary
 from maxtext_sparse.hooks.monitor import logger, Monitor
+from maxtext_sparse.hooks.plugin import maxtext_version
 from maxtext_sparse.hooks.registry import Function
 from maxtext_sparse.hooks.settings import is_maxtext_config, settings_of
 from maxtext_sparse.hooks.train_state import split_state, step_of, weights_of
@@ -153,6 +155,7 @@ def _begin(run: sparse_run.SparseRun, config: Any, run_record: RunRecord, start_
   run.monitor.begin(start_step, census)
   run_record.write_plan(plan)
   run_record.write_config(config.get_keys())
+  run_record.write_versions({"maxtext": maxtext_version(), "maxtext_sparse": __version__, "jax": jax.__version__})
   logger.info(
     "sparse pre-training of %d weights from step %d: %s", plan.num_prunable, start_step, run.schedule.describe()
   )

@@ -1,13 +1,13 @@
 """One view of whatever holds a model: a folder of safetensors files, or a MaxText checkpoint."""
 
 from collections.abc import Iterator
-import contextlib
 import os
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.inspection.hub import local_folder
 from maxtext_sparse.weights.folder import CERTIFICATE_FILE, CONFIG_FILE, ModelFolder, read_json
 
 
@@ -32,8 +32,8 @@ class Source(Protocol):
 class FolderSource:
   """A model folder, dense or bitmask."""
 
-  def __init__(self, path: str):
-    self.title = os.path.basename(os.path.abspath(path))
+  def __init__(self, path: str, title: str):
+    self.title = title
     self._folder = ModelFolder(path)
     left_dense = read_json(os.path.join(path, CERTIFICATE_FILE)).get("left_dense", ())
     self._names = [name for name in self._folder.linear_names() if name not in left_dense]
@@ -76,31 +76,15 @@ class CheckpointSource:
 
 
 def open_source(path: str) -> Source:
-  """A model folder if there are safetensors files in `path`, else a checkpoint.
+  """A model folder, here or on the Hub, if there are safetensors files in it, else a checkpoint, here or in a bucket.
 
   Raises:
     ConfigError: it is neither.
   """
-  if "://" not in path and not os.path.exists(path):
+  folder = local_folder(path)
+  if "://" not in folder and not os.path.exists(folder):
     raise ConfigError(f"{path}: no such folder or checkpoint")
-  names = os.listdir(path) if os.path.isdir(path) else []
+  names = os.listdir(folder) if os.path.isdir(folder) else []
   if any(name.endswith(".safetensors") for name in names) or CONFIG_FILE in names:
-    return FolderSource(path)
-  return CheckpointSource(path)
-
-
-def local_folder(path: str) -> str:
-  """A local model folder: `path` itself, or the downloaded copy of the Hub's repository `owner/name`.
-
-  Raises:
-    ConfigError: there is no such folder, here or on the Hub.
-  """
-  if os.path.isdir(path) or path.removeprefix("hf://").count("/") != 1 or path.startswith((".", "/")):
-    return path
-  try:
-    from huggingface_hub import snapshot_download
-  except ImportError:
-    return path
-  with contextlib.suppress(Exception):  # the Hub's client raises whatever the network does
-    return str(snapshot_download(path.removeprefix("hf://"), allow_patterns=["*.safetensors", "*.json"]))
-  raise ConfigError(f"{path}: no such folder, and not to be had from the Hub")
+    return FolderSource(folder, os.path.basename(os.path.abspath(folder)) if folder == path else path)
+  return CheckpointSource(folder)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.inspection.matrix_names import expert_of, layer_order, split_name
 from maxtext_sparse.inspection.measure import (
   BINS_PER_OCTAVE,
   COMMON_STRUCTURES,
@@ -49,6 +50,7 @@ def survey(path: str, structures: Sequence[str] = ()) -> tuple[dict[str, Any], l
   result = {
     "title": source.title,
     **totals(figures),
+    **_densities(figures),
     "structures": common_structures(figures),
     "warnings": warnings(rows),
     "matrices": rows,
@@ -94,12 +96,14 @@ def warnings(rows: Sequence[dict[str, Any]]) -> list[str]:
       lines.append(f"{row['name']}: has collapsed, {row['density']:.2%} of its weights are left")
     elif row["dead_heads"]:
       lines.append(f"{row['name']}: {row['dead_heads']} attention heads are all zero")
-  return lines
+  # Of its three matrices any one makes the product zero.
+  dead = dict.fromkeys(expert_of(row["name"]) for row in rows if row["nonzero"] == 0)
+  return lines + [f"{expert}: this expert always gives zero" for expert in dead if expert is not None]
 
 
 def draw(result: dict[str, Any], figures: Sequence[MatrixFigures], out: str) -> list[str]:
   """Writes `density.png` and `magnitudes.png` into a folder and returns their paths."""
-  from maxtext_sparse.plots.inspect import draw_heat_map, draw_magnitudes, split_name
+  from maxtext_sparse.plots.inspect import draw_heat_map, draw_magnitudes
 
   try:
     os.makedirs(out, exist_ok=True)
@@ -114,6 +118,20 @@ def draw(result: dict[str, Any], figures: Sequence[MatrixFigures], out: str) -> 
   except OSError as error:
     raise ConfigError(f"--out={out}: cannot write there ({error.strerror or error})") from error
   return files
+
+
+def _densities(figures: Sequence[MatrixFigures]) -> dict[str, dict[str, float]]:
+  """`layers` and `kinds`: the density of each layer and of each kind of matrix, "-" being outside the layers."""
+  layers: dict[str, list[MatrixFigures]] = {}
+  kinds: dict[str, list[MatrixFigures]] = {}
+  for matrix in figures:
+    kind, layer = split_name(matrix.name)
+    layers.setdefault(layer, []).append(matrix)
+    kinds.setdefault(kind, []).append(matrix)
+  return {
+    "layers": {layer: totals(layers[layer])["density"] for layer in sorted(layers, key=layer_order)},
+    "kinds": {kind: totals(matrices)["density"] for kind, matrices in kinds.items()},
+  }
 
 
 def _dead_heads(name: str, matrix: NDArray[Any], source: Source) -> int:

@@ -35,6 +35,8 @@ def print_survey(result: dict[str, Any], comparison: dict[str, Any] | None, file
   print_table(screen, table)
   left = f"{result['nonzero']:,} of {result['prunable']:,} prunable weights left ({result['density']:.4%})"
   say(screen, f"{result['title']}: {left}")
+  for title, densities in (("layer", result["layers"]), ("matrix", result["kinds"])):
+    say(screen, f"by {title}: " + ", ".join(f"{name} {density:.2%}" for name, density in densities.items()))
   if comparison:
     say(screen, f"mask overlap with {comparison['title']} (Jaccard): {comparison['jaccard']:.4f}")
   if result["structures"]:

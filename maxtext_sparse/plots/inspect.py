@@ -1,18 +1,15 @@
 """Figures of one model: density by layer and matrix as a heat map, and the magnitudes of the live weights."""
 
 from collections.abc import Mapping, Sequence
-import re
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maxtext_sparse.inspection.matrix_names import layer_order, split_name
 from maxtext_sparse.plots import style
 from maxtext_sparse.plots.cells import draw_cells
 
-# Layers in a Hugging Face name, a scanned MaxText array's name, and an unscanned one's.
-_LAYERS = (re.compile(r"(?:^|\.)layers\.(\d+)\."), re.compile(r"\[(\d+)(?:,\d+)*\]"), re.compile(r"layers_(\d+)(?=/)"))
-_NOISE = re.compile(r"^(model\.|decoder/)|\.weight$|/kernel(?=$|#)|(?<=/)layers/|^layers/|\.?layers\.")
 # Share of the weights left out at either end of the histogram.
 _TAIL = 1e-3
 
@@ -61,19 +58,8 @@ def density_grid(matrices: Sequence[Mapping[str, Any]]) -> tuple[list[str], list
     kind, layer = split_name(matrix["name"])
     cells.setdefault((kind, layer), []).append(100 * matrix["density"])
   kinds = list(dict.fromkeys(kind for kind, _ in cells))
-  layers = sorted({layer for _, layer in cells}, key=lambda layer: (layer != "-", int(layer) if layer != "-" else 0))
+  layers = sorted({layer for _, layer in cells}, key=layer_order)
   grid = np.full((len(kinds), len(layers)), np.nan)
   for (kind, layer), values in cells.items():
     grid[kinds.index(kind), layers.index(layer)] = np.mean(values)
   return kinds, layers, grid
-
-
-def split_name(name: str) -> tuple[str, str]:
-  """The kind of a matrix and its layer, "-" outside the layers.
-
-  Examples: `model.layers.3.mlp.up_proj.weight` -> (mlp.up_proj, 3), `decoder/layers/mlp/wo/kernel[3]` -> (mlp/wo, 3).
-  """
-  matches = [pattern.search(name) for pattern in _LAYERS]
-  layer = next((match[1] for match in matches if match), "-")
-  kind = re.sub(r"\[[\d,]+\]|#\d+|(?<=layers)_\d+|(?<=experts\.)\d+\.|\.\d+(?=\.)", "", name)
-  return _NOISE.sub("", _NOISE.sub("", kind)), layer

@@ -2,6 +2,7 @@
 
   <base_output_directory>/<run_name>/sparsity/schedule.json
   <base_output_directory>/<run_name>/sparsity/config.json
+  <base_output_directory>/<run_name>/sparsity/versions.json
   <base_output_directory>/<run_name>/sparsity/event_00001200.json
 
 There is one file per event, because object stores cannot append and a resumed run writes the events that it repeats
@@ -21,6 +22,7 @@ from maxtext_sparse.schedule import Schedule
 
 _SCHEDULE_FILE = "schedule.json"
 _CONFIG_FILE = "config.json"
+_VERSIONS_FILE = "versions.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +108,19 @@ class RunRecord:
     Raises:
       ConfigError: the file is damaged.
     """
-    path = self.directory / _CONFIG_FILE
-    if not path.exists():
-      return None
-    try:
-      return dict(json.loads(path.read_text()))
-    except DAMAGES as error:
-      raise ConfigError(f"{path}: not a recorded config ({reason_of(error)}), restore it or move it away") from error
+    return self._read_dict(_CONFIG_FILE, "recorded config")
+
+  def write_versions(self, versions: Mapping[str, str]) -> None:
+    """Writes the versions of the packages that train the run, those of its last start."""
+    self._write(_VERSIONS_FILE, versions)
+
+  def read_versions(self) -> dict[str, Any]:
+    """Package -> version; {} if the run recorded none.
+
+    Raises:
+      ConfigError: the file is damaged.
+    """
+    return self._read_dict(_VERSIONS_FILE, "record of versions") or {}
 
   def write_event(self, step: int, event: Mapping[str, Any]) -> None:
     """Writes or replaces the record of the event at `step`."""
@@ -149,7 +157,7 @@ class RunRecord:
     """Files in the folder that are neither a record nor hidden, as those are that a killed run leaves; none is read."""
     paths = self.directory.iterdir() if self.directory.exists() else ()
     names = [path.name for path in paths if not path.name.startswith((".", "event_"))]
-    return sorted(set(names) - {_SCHEDULE_FILE, _CONFIG_FILE})
+    return sorted(set(names) - {_SCHEDULE_FILE, _CONFIG_FILE, _VERSIONS_FILE})
 
   def drop_events(self, from_step: int) -> None:
     """Removes events that a resume from `from_step` will repeat.
@@ -167,6 +175,15 @@ class RunRecord:
         raise RunError(
           f"{path}: cannot remove this record, which the run will write again ({reason_of(error)})"
         ) from error
+
+  def _read_dict(self, name: str, kind: str) -> dict[str, Any] | None:
+    path = self.directory / name
+    if not path.exists():
+      return None
+    try:
+      return dict(json.loads(path.read_text()))
+    except DAMAGES as error:
+      raise ConfigError(f"{path}: not a {kind} ({reason_of(error)}), restore it or move it away") from error
 
   def _write(self, name: str, content: Mapping[str, Any]) -> None:
     if not self._is_writer:

@@ -1,4 +1,4 @@
-"""The finished runs of a demo, as the files that they leave behind."""
+"""The finished runs of a demo: as the files that they leave behind, and as a short demo that really ran."""
 
 import json
 
@@ -10,6 +10,9 @@ from maxtext_sparse.laws.shapes import Shape
 from maxtext_sparse.plan.twins import Neighbour, Twin
 from maxtext_sparse.runs.record import RunRecord
 from maxtext_sparse.schedule import build_schedule
+from tests.demo.short_demo import finished
+
+__all__ = ["finished"]
 
 # 1,000 prunable weights: 4 x 10 x 10 for attention, 3 x 10 x 10 for the feed-forward layer, and 10 x 30 for the head.
 SHAPE = Shape(layers=1, emb=10, mlp=10, heads=1, head_dim=10, kv_heads=1, vocab=30)

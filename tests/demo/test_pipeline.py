@@ -15,21 +15,7 @@ from maxtext_sparse.demo import pipeline, run_demo
 from maxtext_sparse.demo.training import recipe_file
 from maxtext_sparse.errors import ConfigError, HookError
 from maxtext_sparse.runs.files import LOCK_FILE
-
-STEPS = 24
-
-
-def command(out, steps=STEPS, *options):
-  return [sys.executable, "-m", "maxtext_sparse", "demo", "--out", str(out), "--steps", str(steps), *options]
-
-
-def run(out, *options, steps=STEPS):
-  return subprocess.run(command(out, steps, *options), capture_output=True, text=True, check=False, timeout=800)
-
-
-def result_of(finished):
-  assert finished.returncode == 0, finished.stderr
-  return json.loads(finished.stdout)
+from tests.demo.short_demo import command, result_of, run, STEPS
 
 
 def rows(out, name):
@@ -114,13 +100,6 @@ def test_the_parent_loads_neither_jax_nor_maxtext_and_matplotlib_only_to_draw():
     "import maxtext_sparse.plots.demo; print(loaded())"
   )
   assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n['matplotlib']\n"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-  """The folder of a short demo from nothing, and what it printed with --json."""
-  out = tmp_path_factory.mktemp("demo") / "out"
-  return out, run(out, "--json")
 
 
 def test_demo_from_nothing(finished):

@@ -16,6 +16,7 @@ pytest.importorskip("lm_eval", reason="the `eval` extra is not installed")
 from maxtext_sparse.evaluation.harness import _bits_error, evaluate
 from maxtext_sparse.evaluation.numpy_llama import NumpyLlama
 from maxtext_sparse.evaluation.numpy_lm import NumpyLM
+from maxtext_sparse.export.write import export_checkpoint, ExportOptions
 
 
 class Request:
@@ -79,9 +80,43 @@ def test_the_standard_error_of_a_ratio():
   assert _bits_error(samples[:1]) == {}
 
 
+OWN_TASK = """task: vowels
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{word}}"
+doc_to_target: answer
+doc_to_choice: "{{choices}}"
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_a_task_of_ones_own_needs_a_folder_and_no_network(readable, tmp_path):
+  rows = [{"word": word, "choices": [" a", " b"], "answer": answer} for word, answer in (("import", 0), ("def", 1))]
+  (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  (tmp_path / "vowels.yaml").write_text(OWN_TASK.replace("FILE", str(tmp_path / "rows.jsonl")))
+  found = evaluate([str(readable)], ["vowels"], task_folder=str(tmp_path), backend="numpy")[str(readable)]["vowels"]
+  # The model's own order of the two choices decides each question.
+  lm = NumpyLM(str(readable))
+  scores = [lm.loglikelihood([Request(row["word"], choice) for choice in row["choices"]]) for row in rows]
+  right = [max((0, 1), key=lambda i: pair[i][0]) == row["answer"] for pair, row in zip(scores, rows)]
+  assert found["acc"] == sum(right) / 2 and found["acc_stderr"] >= 0
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 40_000])
+def test_a_bitmask_folder_scores_like_the_dense_one(readable, results, tmp_path, shard_bytes):
+  options = ExportOptions(weights_format="bitmask", is_compressed=True, shard_bytes=shard_bytes)
+  export_checkpoint(str(readable.parent / "run" / "checkpoints" / "9"), str(tmp_path / "bits"), [], options)
+  text = str(readable.parent / "text.jsonl")
+  found = evaluate([str(tmp_path / "bits")], ["held_out"], text=text, limit=12)[str(tmp_path / "bits")]
+  assert found["held_out"] == pytest.approx(results["held_out"], rel=1e-6)
+
+
 @pytest.mark.parametrize(
   ("options", "expected"),
   [
+    ({"tasks": ["held_out"], "task_folder": "/nowhere"}, "--task-folder=/nowhere: no such folder"),
     ({"tasks": ["next_lime"]}, "--tasks=next_lime: the harness has no such task"),
     ({"tasks": ["held_out"], "backend": "jax"}, "--backend=jax: must be auto"),
   ],
@@ -89,6 +124,11 @@ def test_the_standard_error_of_a_ratio():
 def test_bad_input_is_one_line(readable, options, expected):
   with pytest.raises(ConfigError, match=expected):
     evaluate([str(readable)], **options)
+
+
+def test_a_folder_without_a_config_is_one_line(tmp_path):
+  with pytest.raises(ConfigError, match=r"has no config\.json, not a model folder"):
+    evaluate([str(tmp_path)], ["held_out"])
 
 
 def test_the_command_prints_one_json_object(readable):

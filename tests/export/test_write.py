@@ -1,12 +1,15 @@
 """The folder that `export` writes, from checkpoints as MaxText lays them out."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 
@@ -15,14 +18,19 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from maxtext_sparse.cli.export import _bytes
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.export import aside
 from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.llama import folder_shapes
+from maxtext_sparse.export.text import print_export
 from maxtext_sparse.export.write import export_checkpoint, ExportOptions
 from maxtext_sparse.inspection.verify import verify
 from maxtext_sparse.weights.folder import ModelFolder
+from tests.disks import fill, mounted, small_disk
 from tests.export.models import config_of, random_parameters, save_model, save_run, SHAPE
+
+__all__ = ["mounted"]
 
 
 def export(checkpoint, out, *arguments, **options):
@@ -243,6 +251,13 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, che
   assert not os.listdir(tmp_path)
 
 
+def test_a_real_disk_that_fills_up_in_the_middle_is_one_line_and_leaves_nothing_behind(tmp_path, checkpoint, mounted):
+  disk = small_disk(mounted, tmp_path / "disk", 64)
+  with pytest.raises(ConfigError, match="cannot write there \\(no space left on that disk\\)"):
+    export_checkpoint(str(checkpoint), str(disk / "hf"), [], report=lambda done, total: fill(disk))
+  assert os.listdir(disk) == ["filler"]
+
+
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, checkpoint):
   """A file size limit stands for a full disk: the kernel refuses the write in the same place."""
   code = (
@@ -275,16 +290,65 @@ def test_killed_in_the_middle_it_leaves_nothing_that_looks_finished(tmp_path, ch
   assert os.listdir(tmp_path) == ["hf"]
 
 
-def test_the_command_prints_one_json_object(tmp_path, checkpoint):
+def run_at_a_terminal(*arguments):
+  """Exit status, stdout, and what a terminal would get on stderr."""
+  terminal, stderr = pty.openpty()
+  shown = []
+
+  def watch():
+    with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+      while part := os.read(terminal, 4096):
+        shown.append(part)
+
+  watcher = threading.Thread(target=watch)
+  watcher.start()
+  command = [sys.executable, "-m", "maxtext_sparse", *map(str, arguments)]
+  environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+  process = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False, env=environment)
+  os.close(stderr)
+  watcher.join()
+  os.close(terminal)
+  return process.returncode, process.stdout, b"".join(shown).decode()
+
+
+def test_the_command_prints_one_json_object_and_shows_a_bar_at_a_terminal(tmp_path, checkpoint):
   start = time.monotonic()
-  process = subprocess.run(
-    [sys.executable, "-m", "maxtext_sparse", "export", checkpoint, tmp_path / "hf", "--json", "--shard-size", "60K"],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert process.returncode == 0, process.stderr
-  result = json.loads(process.stdout)
+  status, stdout, shown = run_at_a_terminal("export", checkpoint, tmp_path / "hf", "--json", "--shard-size", "60K")
+  assert status == 0, shown
+  result = json.loads(stdout)
   assert result["density"] == result["nonzero"] / result["prunable"]
   assert result["weight_bytes"] == result["dense_bytes"] and len(result["files"]) > 1
+  assert "exporting" in shown and "100%" in shown
   assert time.monotonic() - start < 60, "a recorded config needs no MaxText"
+
+
+@pytest.mark.parametrize(("size", "expected"), [("60K", 60_000), ("1.5MB", 1_500_000), ("5g", 5 * 10**9), ("12", 12)])
+def test_sizes_of_shards(size, expected):
+  assert _bytes(size) == expected
+
+
+@pytest.mark.parametrize("size", ["0", "-5M", "5X", "big", ""])
+def test_a_shard_size_that_is_none_is_one_line(size):
+  with pytest.raises(ConfigError, match=f"--shard-size={size}: must be a size such as 500M or 5G"):
+    _bytes(size)
+
+
+def test_all_sizes_are_printed_and_are_those_of_the_files(tmp_path, checkpoint, capsys):
+  """Dense, bitmask, and bitmask with zstd, whichever is written."""
+  results = {
+    "dense": export(checkpoint, tmp_path / "dense", dtype="bfloat16"),
+    "bitmask": export(checkpoint, tmp_path / "bitmask", dtype="bfloat16", weights_format="bitmask"),
+  }
+  zstd = export(checkpoint, tmp_path / "zstd", dtype="bfloat16", weights_format="bitmask", is_compressed=True)
+  tensor_bytes = {
+    name: sum(file["bytes"] for file in result.certificate["files"].values()) for name, result in results.items()
+  }
+  for result in (*results.values(), zstd):
+    assert result.dense_bytes == results["dense"].weight_bytes < tensor_bytes["dense"]
+    assert result.bitmask_bytes == results["bitmask"].weight_bytes < tensor_bytes["bitmask"]
+  print_export("out", zstd)
+  printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+  assert f"bytes, dense {zstd.dense_bytes:,}, 1.000 of dense" in printed
+  assert f"bytes, bitmask {zstd.bitmask_bytes:,}, {zstd.bitmask_bytes / zstd.dense_bytes:.3f} of dense" in printed
+  share = f"{zstd.weight_bytes / zstd.dense_bytes:.3f} of dense (written)"
+  assert f"bytes, bitmask with zstd {zstd.weight_bytes:,}, {share}" in printed

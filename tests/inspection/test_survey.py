@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.inspection.survey import compare, draw, survey
+from maxtext_sparse.inspection.survey import compare, draw, survey, warnings
 from tests.export.models import config_of, random_parameters, save_run, SHAPE
 
 
@@ -47,6 +47,40 @@ def test_dead_parts_are_counted_and_collapse_is_a_warning(tmp_path):
   assert "decoder/layers/mlp/wi_1/kernel[0]: has collapsed, 0.05%" in text
   assert "decoder/logits_dense/kernel: 1 weights are NaN or infinite" in text
   assert "query/kernel[0]: 1 attention heads are all zero" in text
+
+
+def test_densities_by_layer_and_by_matrix_are_those_of_their_weights(checkpoint):
+  result, _ = survey(str(checkpoint))
+  live = {"-": [], "0": [], "1": [], "2": []}
+  for row in result["matrices"]:
+    layer = row["name"].rpartition("[")[2].removesuffix("]") if "[" in row["name"] else "-"
+    live[layer].append((row["nonzero"], row["shape"][0] * row["shape"][1]))
+  expected = {layer: sum(n for n, _ in counts) / sum(size for _, size in counts) for layer, counts in live.items()}
+  assert result["layers"] == expected and list(result["layers"]) == list(live)
+  assert list(result["kinds"]) == [
+    *("mlp/wi_0", "mlp/wi_1", "mlp/wo"),
+    *(f"self_attention/{name}" for name in ("key", "out", "query", "value")),
+    "logits_dense",
+  ]
+  up = [row["density"] for row in result["matrices"] if "wi_1" in row["name"]]
+  assert result["kinds"]["mlp/wi_1"] == pytest.approx(np.mean(up))
+
+
+@pytest.mark.parametrize(
+  ("dead", "expected"),
+  [
+    ("model.layers.1.mlp.experts.2.down_proj.weight", "model.layers.1.mlp.experts.2"),
+    ("decoder/layers/MoeBlock_0/wi_0[1,2]", "decoder/layers/MoeBlock_0[1,2]"),
+    ("decoder/layers_1/MoeBlock_0/wo[2]", "decoder/layers_1/MoeBlock_0[2]"),
+    ("model.layers.1.mlp.down_proj.weight", None),
+    ("decoder/layers/mlp/wo/kernel[1]", None),
+  ],
+)
+def test_an_expert_that_always_gives_zero_is_a_warning(dead, expected):
+  row = {"name": dead, "nonzero": 0, "nonfinite": 0, "density": 0.0, "dead_heads": 0}
+  lines = warnings([row, row | {"name": "model.layers.0.mlp.experts.0.up_proj.weight", "nonzero": 5, "density": 0.5}])
+  assert lines[0] == f"{dead}: every weight is zero"
+  assert lines[1:] == ([f"{expected}: this expert always gives zero"] if expected else [])
 
 
 def test_a_structure_is_told_where_every_matrix_has_it(tmp_path):

@@ -29,6 +29,15 @@ def test_plan_and_events_come_back_as_written(record):
   assert record.last_event(before=3) is None
 
 
+def test_versions_come_back_as_written(record, tmp_path):
+  assert record.read_versions() == {}
+  record.write_versions({"maxtext": "0.2.5", "jax": "0.10.2"})
+  assert record.read_versions() == {"maxtext": "0.2.5", "jax": "0.10.2"}
+  (tmp_path / "sparsity" / "versions.json").write_text("{")
+  with pytest.raises(ConfigError, match=r"versions\.json: not a record of versions \("):
+    record.read_versions()
+
+
 def test_a_process_that_is_not_the_writer_changes_nothing(record, tmp_path):
   record.write_event(3, EVENT)
   reader = RunRecord(str(tmp_path), is_writer=False)
@@ -126,6 +135,7 @@ def test_a_density_that_is_no_number_is_named(record):
 def test_files_of_others_are_listed_and_left_alone(record, tmp_path):
   record.write_plan(PLAN)
   record.write_config({"steps": 12})
+  record.write_versions({"maxtext": "0.2.5"})
   record.write_event(3, EVENT)
   for name in ("notes.txt", ".event_00000006.json.tmp"):
     (tmp_path / "sparsity" / name).write_text("")
