@@ -54,11 +54,15 @@ def evaluate(
     raise ConfigError(f"lm_eval: not installed here, evaluation needs it: {_INSTALL}")
   if backend not in BACKENDS:
     raise ConfigError(f"--backend={backend}: must be {', '.join(BACKENDS)}")
+  # Before anything that takes long.
+  located = {path: _locate(path, backend) for path in folders}
+  if task_folder and not os.path.isdir(task_folder):
+    raise ConfigError(f"--task-folder={task_folder}: no such folder")
   results: Results = {}
   with tempfile.TemporaryDirectory(prefix="maxtext_sparse_tasks_") as folder, _quiet():
     manager = _task_manager(folder, tasks, text, task_folder)
-    for path in folders:
-      model = _model(path, backend, batch_size)
+    for path, (model_folder, is_numpy) in located.items():
+      model = _model(model_folder, is_numpy, batch_size)
       results[path] = _evaluate_one(model, list(tasks), manager, limit, num_fewshot, batch_size)
   return results
 
@@ -102,8 +106,6 @@ def _task_manager(folder: str, tasks: Sequence[str], text: str | None, task_fold
 
   if any(task in local_tasks.NAMES for task in tasks):
     local_tasks.write_tasks(folder, local_tasks.read_documents(text))
-  if task_folder and not os.path.isdir(task_folder):
-    raise ConfigError(f"--task-folder={task_folder}: no such folder")
   paths = [folder, *([task_folder] if task_folder else [])]
   manager = TaskManager(include_path=paths, include_defaults=False)
   # Reading the harness's own thousands of task files takes long, and local tasks need none of them.
@@ -116,7 +118,12 @@ def _task_manager(folder: str, tasks: Sequence[str], text: str | None, task_fold
   return manager
 
 
-def _model(path: str, backend: str, batch_size: int) -> Any:
+def _locate(path: str, backend: str) -> tuple[str, bool]:
+  """The model's folder on this machine, and whether numpy computes it.
+
+  Raises:
+    ConfigError: there is no such model, or the backend cannot compute it.
+  """
   has_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
   if backend == "torch" and not has_torch:
     raise ConfigError("--backend=torch: torch or transformers is missing here, small models run with --backend numpy")
@@ -126,7 +133,11 @@ def _model(path: str, backend: str, batch_size: int) -> Any:
   is_bitmask = bool(glob.glob(os.path.join(glob.escape(folder), f"{STEMS['bitmask']}*.safetensors")))
   if backend == "torch" and is_bitmask:
     raise ConfigError(f"--backend=torch: transformers reads no bitmask, export {path} with --format dense")
-  if backend == "numpy" or not has_torch or is_bitmask:
+  return folder, backend == "numpy" or not has_torch or is_bitmask
+
+
+def _model(folder: str, is_numpy: bool, batch_size: int) -> Any:
+  if is_numpy:
     from maxtext_sparse.evaluation.numpy_lm import NumpyLM
 
     return NumpyLM(folder, batch_size)

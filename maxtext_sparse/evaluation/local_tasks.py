@@ -21,6 +21,8 @@ _NUM_CHOICES = 4
 _CONTEXT_LINES = 12
 # Shorter lines, such as `else:`, tell nothing.
 _SMALLEST_LINE = 12
+# Longer ones may not fit into a context of 64 tokens, which the demo's models have.
+_LARGEST_LINE = 60
 _SUFFIXES = (".parquet", ".txt", ".jsonl")
 
 _NEXT_LINE = """task: next_line
@@ -74,7 +76,7 @@ def questions(documents: Sequence[str]) -> list[dict[str, Any]]:
     (index, number)
     for index, document in enumerate(lines)
     for number in range(_CONTEXT_LINES, len(document))
-    if len(document[number].strip()) >= _SMALLEST_LINE
+    if len(document[number].strip()) >= _SMALLEST_LINE and len(document[number]) <= _LARGEST_LINE
   ]
   places.sort(key=lambda place: _digest(lines[place[0]][place[1]], str(place)))
   if len(places) < 2 * _NUM_CHOICES:

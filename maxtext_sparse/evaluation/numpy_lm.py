@@ -65,7 +65,17 @@ class NumpyLM(TemplateLM):  # type: ignore[misc]  # the harness is an optional p
 
   def _loglikelihood_tokens(self, requests: Sequence[Any], **kwargs: Any) -> list[tuple[float, bool]]:
     del kwargs
-    return self._score([(context, continuation) for _, context, continuation in requests])
+    windows = [self._windows(context, continuation) for _, context, continuation in requests]
+    scores = iter(self._score([pair for pairs in windows for pair in pairs]))
+    parts = ([next(scores) for _ in pairs] for pairs in windows)
+    return [(sum(score for score, _ in part), all(is_greedy for _, is_greedy in part)) for part in parts]
+
+  def _windows(self, context: list[int], continuation: list[int]) -> list[tuple[list[int], list[int]]]:
+    """The pair itself, or several where the continuation alone is longer than the model's context."""
+    if len(continuation) <= self._max_length:
+      return [(context, continuation)]
+    windows = get_rolling_token_windows(continuation, context[-1], self._max_length, context_len=1)
+    return [make_disjoint_window(window) for window in windows]
 
   def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
     """Log-likelihood of each continuation, and whether it is what greedy decoding gives."""

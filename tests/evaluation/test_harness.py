@@ -62,6 +62,22 @@ def test_scores_do_not_depend_on_the_batch(readable):
   np.testing.assert_allclose([score for score, _ in alone], [score for score, _ in together], atol=1e-4)
 
 
+def test_a_continuation_that_is_longer_than_the_context_is_scored_in_windows(readable):
+  lm = NumpyLM(str(readable))
+  tail = "".join(f"name_{i} = value_{i}\n" for i in range(30))
+  context, tokens = lm._encode_pair("def function():\n", tail)
+  assert len(tokens) > 2 * lm._max_length
+  ((score, _),) = lm.loglikelihood([Request("def function():\n", tail)], disable_tqdm=True)
+  model, expected = NumpyLlama(ModelFolder(str(readable))), 0.0
+  text = [context[-1], *tokens]
+  for start in range(0, len(tokens), 64):  # the last window reaches back to fill the context
+    end = min(start + 64, len(tokens))
+    logits = model.logits(np.array([text[max(0, end - 64) : end]]))[0, -(end - start) :].astype(np.float64)
+    log_sum = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+    expected -= float((log_sum - logits[np.arange(end - start), tokens[start:end]]).sum())
+  assert score == pytest.approx(expected, rel=1e-5)
+
+
 def test_greedy_text_is_the_most_likely_one(readable):
   lm = NumpyLM(str(readable))
   (written,) = lm.generate_until([Request("def function_1", {"until": ["\n\n\n"], "max_gen_toks": 8})])

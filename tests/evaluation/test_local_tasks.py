@@ -31,6 +31,13 @@ def test_questions_are_the_same_every_time_and_answers_are_spread():
   assert min(counts) > 30
 
 
+def test_every_choice_fits_into_a_short_context():
+  texts = [text.replace("line 07", "line 07, which is longer than a context of 64 tokens holds,") for text in documents()]
+  found = questions(texts)
+  assert max(len(choice) for question in found for choice in question["choices"]) <= 60
+  assert any("line 07, which" in question["context"] for question in found), "they are asked about other lines"
+
+
 def test_too_little_text_is_one_line():
   with pytest.raises(ConfigError, match="needs more text"):
     questions(["one line\n"])

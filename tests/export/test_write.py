@@ -59,6 +59,7 @@ def test_the_folder_is_what_transformers_looks_for(exported):
       assert set(file.keys()) == {name for name, where in index["weight_map"].items() if where == shard}
 
 
+@pytest.mark.release
 def test_every_tensor_has_the_shape_that_the_architecture_asks_for(exported):
   assert {name: array.shape for name, array in tensors(exported).items()} == folder_shapes(SHAPE, has_head=True)
 
@@ -82,6 +83,7 @@ def test_a_relative_path_means_the_same_checkpoint(tmp_path, checkpoint, exporte
   np.testing.assert_array_equal(tensors(tmp_path / "hf")["lm_head.weight"], tensors(exported)["lm_head.weight"])
 
 
+@pytest.mark.release
 def test_an_unscanned_checkpoint_gives_the_same_folder(tmp_path, exported):
   stacked = random_parameters()
   single = {}
@@ -120,6 +122,7 @@ def test_live_weights_that_the_dtype_cannot_hold_are_counted_and_told(tmp_path):
   assert any("5 live weights" in note and "float16" in note for note in result.notes)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("options", [{}, {"is_compressed": True}, {"shard_bytes": 20_000}])
 def test_a_bitmask_folder_holds_the_same_weights(tmp_path, checkpoint, exported, options):
   result = export(checkpoint, tmp_path / "hf", weights_format="bitmask", **options)
