@@ -56,7 +56,8 @@ def verify(path: str) -> Verdict:
     file_problems = _file_problems(path, claims)
     problems += file_problems
     if claims and not file_problems:
-      checks.append(f"{len(claims['files'])} weight files have the sizes and digests that are claimed")
+      num_files = len(claims["files"])
+      checks.append(f"{num_files} weight file{'s' if num_files != 1 else ''} with the bytes and SHA-256 that are claimed")
     folder = ModelFolder(path)
     for name in _prunable_names(folder, claims):
       try:
