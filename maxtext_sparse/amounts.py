@@ -9,6 +9,9 @@ _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 # The most of each kind that is not a typing error. The largest known runs have 1e12 weights, 1e14 tokens and 1e27 FLOPs.
 MOST = {"prunable": 1e15, "dense-params": 1e15, "batch": 1e12, "tokens": 1e18, "flops": 1e33}
 
+# A share of at least this was meant in percent.
+_LEAST_PERCENT = 5
+
 
 def parse_amount(text: str, name: str) -> float:
   """Reads a positive number such as 2097152, 33.5e9, 33.5B or 0.5M.
@@ -56,6 +59,20 @@ def parse_count(text: str, name: str) -> int:
   return round(amount)
 
 
+def meant_share(text: str) -> str:
+  """', write 0.8' for a share that was written as 80 %, 80 or 0,8; '' for any other text."""
+  number = text.strip().replace(",", ".")
+  try:
+    value = float(number.removesuffix("%"))
+  except ValueError:
+    return ""
+  if number.endswith("%"):
+    return f", write {value / 100:g}" if 0 < value < 100 else ""
+  if _LEAST_PERCENT <= value < 100:
+    return f", in percent? write {value / 100:g}"
+  return f", write {value:g}" if "," in text and 0 < value < 1 else ""
+
+
 def rounded_up(number: float) -> str:
   """Three digits, not below the number, so that a least value which a message tells is accepted."""
   return _rounded(number, decimal.ROUND_CEILING)
@@ -67,4 +84,4 @@ def rounded_down(number: float) -> str:
 
 
 def _rounded(number: float, direction: str) -> str:
-  return f"{float(decimal.Context(prec=3, rounding=direction).create_decimal(number)):.6g}"
+  return f"{float(decimal.Context(prec=3, rounding=direction).create_decimal(repr(float(number)))):.6g}"

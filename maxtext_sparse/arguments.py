@@ -22,6 +22,8 @@ _KEY = re.compile(r"[A-Za-z_][\w.\[\]-]*", re.ASCII)
 # Without MaxText, a key that is not ours is refused only if it looks this much like one of ours. MaxText's own
 # rampup_end_step is 0.81 like gmp_end_step.
 _ALMOST_SURELY = 0.87
+# What editors and web pages make of hyphens.
+_LONG_DASHES = "\u2010\u2012\u2013\u2014\u2212"
 # The most characters of a user's text that a message repeats.
 _LONGEST = 80
 
@@ -101,7 +103,8 @@ def refuse_unknown_keys(keys: Mapping[str, Any], prefix: str = "") -> None:
       hint = "" if name in KEYS else did_you_mean(name, KEYS, _ALMOST_SURELY)
     else:
       # Someone who writes `sparsty` means our key, although MaxText has 1,000 others.
-      hint = "" if name in known else did_you_mean(name, KEYS, 0.75) or did_you_mean(name, sorted(known))
+      small = name.lower()
+      hint = "" if name in known else did_you_mean(small, KEYS, 0.75) or did_you_mean(small, sorted(known))
     if hint or (known is not None and name not in known):
       raise ConfigError(f"{prefix}{_shown(f'{key}={value}')}: MaxText has no such key{hint}")
 
@@ -170,7 +173,12 @@ def _shown(text: str) -> str:
 
 
 def _hint_for_word(word: str) -> str:
-  """A word that is no file may also be a key whose `=` was forgotten."""
-  near = near_file(word)
-  is_key = word in (known_keys() or KEYS)
-  return near or (f"; to set this key, write {word}=VALUE" if is_key else "")
+  """A word that is no file may be a key whose `=` was forgotten, an option as an editor spells it, or far away."""
+  key, _, value = word.partition(":")
+  if key in (known_keys() or KEYS):
+    return f"; to set this key, write {key}={value or 'VALUE'}"
+  if word[:1] in _LONG_DASHES:
+    return f"; it begins with a long dash, write --{word.lstrip(_LONG_DASHES)}"
+  if "://" in word:
+    return "; a config file must be on this machine, copy it here"
+  return near_file(word)

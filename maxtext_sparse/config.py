@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from maxtext_sparse.amounts import meant_share
 from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.errors import ConfigError, did_you_mean
 from maxtext_sparse.rules import (
@@ -205,6 +206,8 @@ def _implied(given: float | None, structure: NOfM | Block | None, inherited: flo
   return 1.0 - structure.density if isinstance(structure, NOfM) else inherited
 
 
+# Keys that are shares of 1, which people write in percent too.
+_SHARES = ("sparsity", "min_matrix_density", "gmp_dense_fraction", "gmp_prune_fraction")
 # Longer runs than this are typing errors. Their lists of events would fill the memory.
 MOST_STEPS = 100_000_000
 KEYS = tuple(SparsityKeys.model_fields)
@@ -254,7 +257,7 @@ def run_steps(raw: Mapping[str, Any]) -> int:
       steps = int(value)
     except (OverflowError, TypeError, ValueError):
       raise ConfigError(f"{name}={value}: must be a whole number") from None
-    if isinstance(value, float) and steps != value:
+    if isinstance(value, bool) or (isinstance(value, float) and steps != value):
       raise ConfigError(f"{name}={value}: must be a whole number")
     if steps != -1:
       return steps
@@ -283,6 +286,8 @@ def _one_line(error: pydantic.ValidationError) -> str:
   value = first["input"]
   if first["loc"][-1] in ("pruning_structure", "structure"):
     value = _from_sexagesimal(value)
+  if first["loc"][-1] in _SHARES:
+    reason += meant_share(str(value))
   return f"{key}={value!r}: {reason}"
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 from typing import Any
 
-from maxtext_sparse.config import check_steps, KEYS, parse_keys, run_steps, SparsityKeys
+from maxtext_sparse.config import check_steps, KEYS, parse_keys, run_steps
 from maxtext_sparse.config_files import flatten, merge, merge_configs, parse_yaml, STOCK, stock_name, stock_text
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.runs.files import check_writable
@@ -23,6 +23,9 @@ _SIZES = (
   *("base_emb_dim", "base_num_decoder_layers", "base_num_query_heads", "base_num_kv_heads", "head_dim", "vocab_size"),
   "max_target_length",
 )
+# What gives the length of a run, and the keys whose values are names and paths.
+_LENGTHS = ("steps", "learning_rate_schedule_steps")
+_TEXTS = ("run_name", "base_output_directory", "metrics_file")
 
 
 def given_values(configs: Sequence[str], overrides: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -37,14 +40,14 @@ def given_values(configs: Sequence[str], overrides: Sequence[str], environment: 
   local = [config for config in configs if not stock_name(config)]
   values: dict[str, Any] = flatten(merge_configs(local)) if local else {"base_config": [*stock, STOCK][0]}
   for name, text in environment.items():
-    if name.isupper() and name.startswith("M_") and name[2:].lower() in (*KEYS, "steps", "run_name"):
+    if name.isupper() and name.startswith("M_") and name[2:].lower() in (*KEYS, "steps", *_SIZES, *_TEXTS):
       values[name[2:].lower()] = _value(text)
   for key, _, text in (override.partition("=") for override in overrides):
     values = merge(values, _nested(key, _value(text)))
   return values
 
 
-def check_values(values: Mapping[str, Any], has_length: bool = True) -> SparsityKeys:
+def check_values(values: Mapping[str, Any], has_length: bool = True) -> None:
   """Checks what a run asks for.
 
   Args:
@@ -54,17 +57,30 @@ def check_values(values: Mapping[str, Any], has_length: bool = True) -> Sparsity
   Raises:
     ConfigError: naming the first key at fault.
   """
+  known = {key: value for key, value in values.items() if not is_open(value)}
+  if not (values.keys() - known.keys()) & {*KEYS, *_LENGTHS}:
+    _check_schedule(known, has_length)
+  _check_sizes(known)
+  for key in _TEXTS:
+    if isinstance(known.get(key), list | dict):
+      raise ConfigError(f"{key}={known[key]}: must be text")
+  name = str(known.get("run_name") or "")
+  if os.path.isabs(name) or ".." in name.split("/"):
+    raise ConfigError(f"run_name={name}: the run would leave base_output_directory, must be a name without ..")
+
+
+def is_open(value: Any) -> bool:
+  """Whether MaxText puts something in place of a part of the text, as for ${oc.env:STEPS}. What, only MaxText knows."""
+  return isinstance(value, str) and "${" in value
+
+
+def _check_schedule(values: Mapping[str, Any], has_length: bool) -> None:
   keys = parse_keys(values)
   steps = steps_of(values) if has_length else None
   if steps is not None:
     check_steps(steps)
     if keys.is_active:
       build_schedule(keys, steps)
-  _check_sizes(values)
-  name = str(values.get("run_name") or "")
-  if os.path.isabs(name) or ".." in name.split("/"):
-    raise ConfigError(f"run_name={name}: the run would leave base_output_directory, must be a name without ..")
-  return keys
 
 
 def _check_sizes(values: Mapping[str, Any]) -> None:
@@ -82,8 +98,12 @@ def check_places(values: Mapping[str, Any]) -> None:
   Raises:
     ConfigError: naming the key, its value, and what is in the way.
   """
+  for key in ("base_output_directory", "metrics_file"):
+    if str(values.get(key)).startswith("~"):
+      whole = os.path.expanduser(str(values[key]))
+      raise ConfigError(f"{key}={values[key]}: MaxText would make a folder of the name ~, write {whole}")
   output = values.get("base_output_directory")
-  if output and "://" not in str(output):
+  if output and "://" not in str(output) and not is_open(output):
     folder = check_writable("base_output_directory", str(output))
     free = shutil.disk_usage(folder).free
     if free < _LEAST_ROOM:
@@ -92,7 +112,7 @@ def check_places(values: Mapping[str, Any]) -> None:
         f"{_LEAST_ROOM // 10**6} MB; free some or choose another folder"
       )
   metrics = values.get("metrics_file")
-  if metrics:
+  if metrics and not is_open(metrics):
     _check_metrics_file(str(metrics))
 
 

@@ -89,6 +89,13 @@ class Schedule:
     index = bisect.bisect_right(self.event_steps, step) - 1
     return self.densities[index] if index >= 0 else 1.0
 
+  def active(self, step: int, num_prunable: int) -> int:
+    """Exact number of prunable weights in the forward pass of a step. It sees the events before that step."""
+    index = bisect.bisect_left(self.event_steps, step) - 1
+    if index < 0:
+      return num_prunable
+    return keep_count(self.densities[index], num_prunable) if self.kept is None else self.kept[index]
+
   def is_event(self, step: int) -> bool:
     index = bisect.bisect_left(self.event_steps, step)
     return index < len(self.event_steps) and self.event_steps[index] == step
@@ -225,7 +232,7 @@ def _mix(keys: SparsityKeys, sizes: Sequence[int] | None) -> _Mix:
 
 def refuse_idle(schedule: Schedule, num_prunable: int) -> None:
   """Raises ConfigError for a schedule whose sparsity is so small that no weight of a model goes."""
-  if schedule.event_steps and schedule.keep_counts(num_prunable)[-1] == num_prunable:
+  if schedule.event_steps and schedule.active(schedule.steps, num_prunable) == num_prunable:
     raise ConfigError(
       f"sparsity={1.0 - schedule.final_density:.3g}: removes none of the {num_prunable} prunable weights, "
       f"must be at least {1.0 / num_prunable:.2g}"
@@ -293,12 +300,17 @@ def phase_shares(schedule: Schedule) -> tuple[float, float, float]:
   """
 
   def compute(begin: int, stop: int) -> float:
-    return math.fsum(_forward_densities(schedule, begin, stop))
+    return math.sumprod(*_forward_densities(schedule, begin, stop))
 
   total = compute(0, schedule.steps)
   dense, pruning = compute(0, schedule.start), compute(schedule.start, schedule.end)
   return dense / total, pruning / total, 1.0 - (dense + pruning) / total
 
 
-def _forward_densities(schedule: Schedule, begin: int, stop: int) -> Sequence[float]:
-  return [1.0 if t == 0 else schedule.target_density(t - 1) for t in range(begin, stop)]
+def _forward_densities(schedule: Schedule, begin: int, stop: int) -> tuple[list[float], list[int]]:
+  """The densities that the forward passes of steps begin..stop-1 see, and the number of these steps that see each."""
+  events = schedule.event_steps
+  first = bisect.bisect_left(events, begin)
+  last = max(first, bisect.bisect_left(events, stop - 1))
+  bounds = [begin, *(event + 1 for event in events[first:last]), stop]
+  return [1.0, *schedule.densities][first : last + 1], [b - a for a, b in itertools.pairwise(bounds)]

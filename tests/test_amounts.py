@@ -1,6 +1,6 @@
 """Counts as people write them, and the ones that are typing errors."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 import pytest
 
@@ -28,6 +28,7 @@ def test_counts_are_whole():
 
 
 @given(st.floats(1e-9, 1e33))
+@example(0.001)  # as a float a little more than that
 def test_a_rounded_limit_is_within_the_limit(number):
   assert float(rounded_down(number)) <= number <= float(rounded_up(number))
   assert float(rounded_up(number)) == pytest.approx(number, rel=0.01)

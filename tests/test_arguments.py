@@ -88,7 +88,7 @@ def test_one_bad_file_is_refused_as_two_are(folder, name, message, others):
 
 def test_a_file_that_may_not_be_read_is_one_line(folder):
   if os.geteuid() == 0:
-    pytest.skip("root may read everything; tests/cli/test_bad_config.py asks as another user")
+    pytest.skip("root may read everything; tests/cli/test_bad_input.py asks as another user")
   (folder / "good.yml").chmod(0)
   with pytest.raises(ConfigError, match=r"^good\.yml: cannot read this config file \(Permission denied\)$"):
     check_arguments(["good.yml"], {})

@@ -1,6 +1,7 @@
 """Schedule arithmetic: which steps prune, to which density, and what the run then costs."""
 
 import itertools
+import math
 import re
 
 from hypothesis import assume, example, given, settings
@@ -79,6 +80,19 @@ def test_pruning_up_to_the_end_has_its_last_event_at_the_last_multiple_of_the_fr
   schedule = schedule_of(1_000, sparsity=0.8, gmp_dense_fraction=f_d, gmp_prune_fraction=f_p)
   assert schedule.event_steps[-2:] == (800, 900)
   assert schedule.target_density(999) == 1.0 - 0.8
+
+
+@given(steps=st.integers(50, 3_000), period=st.integers(1, 60), sparsity=sparsities, end=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_shares_and_active_weights_are_those_of_a_sum_over_every_step(steps, period, sparsity, end):
+  keys = {"gmp_start_step": steps // 3, "gmp_end_step": steps - 1 if end else steps // 2}
+  schedule = schedule_of(steps, sparsity=sparsity, gmp_pruning_frequency=period, **keys)
+  seen = [1.0 if step == 0 else schedule.target_density(step - 1) for step in range(steps)]
+  dense, pruning = math.fsum(seen[: schedule.start]), math.fsum(seen[schedule.start : schedule.end])
+  expected = dense / math.fsum(seen), pruning / math.fsum(seen)
+  assert phase_shares(schedule) == (*expected, 1.0 - (dense + pruning) / math.fsum(seen))
+  active = [schedule.active(step, 1001) for step in range(steps)]
+  assert list(itertools.accumulate(active)) == [schedule.active_sum(step + 1, 1001) for step in range(steps)]
 
 
 # --- densities written by hand ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import typer
 from maxtext_sparse import __version__
 from maxtext_sparse.cli import bench, cluster, export, laws, plan, start, studies, tools
 from maxtext_sparse.cli.help import new_group
+from maxtext_sparse.cli.streams import printing, require_working_folder
 from maxtext_sparse.hooks import SUPPORTED_VERSIONS
 
 app = new_group(
@@ -52,7 +53,9 @@ def main() -> None:
   # MaxText imports transformers, which tells of packages and models that nobody here asked for.
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   try:
-    app(prog_name="maxtext-sparse")
+    with printing():
+      require_working_folder()
+      app(prog_name="maxtext-sparse")
   except ModuleNotFoundError as error:
     name = (error.name or "").partition(".")[0]
     if name not in _BROUGHT_BY:

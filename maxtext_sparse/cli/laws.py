@@ -9,7 +9,7 @@ from typing import Annotated, Any, TYPE_CHECKING
 import typer
 
 from maxtext_sparse.cli.help import add, LAWS
-from maxtext_sparse.cli.options import amount, Json
+from maxtext_sparse.cli.options import amount, Json, share, whole
 from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.runs.files import check_writable
 from maxtext_sparse.terminal import print_json
@@ -114,9 +114,7 @@ def predict(
   dense_params: Annotated[
     list[float] | None, amount("dense-params", "Prunable weights before pruning, such as 138M.")
   ] = None,
-  sparsity: Annotated[
-    list[float] | None, typer.Option(help="Share removed in the end. It replaces that of a --config.")
-  ] = None,
+  sparsity: Annotated[list[float] | None, share("Share removed in the end. It replaces that of a --config.")] = None,
   tokens: Annotated[list[float] | None, amount("tokens", "Training tokens, such as 33.5B.")] = None,
   config: Annotated[
     list[str] | None,
@@ -175,17 +173,13 @@ def recommend(
   max_final_params: Annotated[
     float, amount("dense-params", "Cap on the deployed model's prunable weights, such as 230M.")
   ] = math.inf,
-  sparsity: Annotated[
-    float | None, typer.Option(help="Consider only this sparsity, and not all of them up to the cap.")
-  ] = None,
-  max_sparsity: Annotated[
-    float | None, typer.Option(help="Cap on the sparsity, if not the largest one of the runs.")
-  ] = None,
+  sparsity: Annotated[float | None, share("Consider only this sparsity, and not all of them up to the cap.")] = None,
+  max_sparsity: Annotated[float | None, share("Cap on the sparsity, if not the largest one of the runs.")] = None,
   law: _Law = "average",
   size: _Size = None,
   loss_column: _LossColumn = "loss",
   chips: Annotated[int, typer.Option(help="Number of chips. The hidden size of the shape is a multiple of it.")] = 1,
-  vocab_size: Annotated[int, typer.Option(help="Size of the vocabulary of the shape.")] = 32_000,
+  vocab_size: Annotated[int, whole("Size of the vocabulary of the shape.")] = 32_000,
   out: Annotated[
     str | None, typer.Option(help="Folder for the figure, with --inference-tokens or --optimal-sparsity.")
   ] = None,

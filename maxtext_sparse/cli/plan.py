@@ -6,10 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from maxtext_sparse.cli.help import add, PLAN
-from maxtext_sparse.cli.options import Json, RunArguments
+from maxtext_sparse.cli.options import Json, RunArguments, share, whole
 from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import avoid_accelerators, console, print_json
 
+# Options of `plan` that are no keys.
+_ONLY_OPTIONS = ("tokens", "flops", "batch", "prunable", "chips", "frequency", "schedule", "topology", "mfu", "price")
 # Options may be spelt like the config's keys, with underscores.
 _SETTINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}
 
@@ -30,7 +32,7 @@ def _price(text: str, **checks: Any) -> Any:
   return typer.Option(help=text, rich_help_panel="Price of the run", **checks)
 
 
-Steps = Annotated[int | None, _length("Number of training steps, T.")]
+Steps = Annotated[int | None, whole("Number of training steps, T.", rich_help_panel="Length of the run")]
 Tokens = Annotated[str | None, _length("Number of training tokens instead, such as 33.5B. Needs --batch or CONFIG.")]
 Flops = Annotated[
   str | None, _length("Effective training FLOPs instead, such as 1e20. Needs --batch and --prunable, or CONFIG.")
@@ -44,7 +46,10 @@ Chips = Annotated[
     min=1,
   ),
 ]
-Sparsity = Annotated[float | None, _schedule("S, the share of prunable weights that is removed.", "--sparsity", "-s")]
+Sparsity = Annotated[
+  float | None,
+  share("S, the share of prunable weights that is removed.", "--sparsity", "-s", rich_help_panel="Pruning schedule"),
+]
 Frequency = Annotated[int | None, _schedule("P, steps between pruning events.", "--frequency", "--gmp-pruning-frequency")]
 DenseFraction = Annotated[
   float | None, _schedule("Share of the run before the first event.", "--dense-fraction", "--gmp-dense-fraction")
@@ -154,6 +159,7 @@ def plan(
     from maxtext_sparse.arguments import check_arguments
     from maxtext_sparse.plan.request import RunOptions
 
+    _refuse_options_as_keys(arguments or [])
     has_length = steps is None and tokens is None and flops is None
     check_arguments([*(arguments or []), *given], has_length=has_length)
     if topology is not None:
@@ -165,6 +171,14 @@ def plan(
       _print_twins([*(arguments or []), *given], options, plot, as_json)
     else:
       _print_plan([*(arguments or []), *given], options, plot, as_json, topology, mfu, price)
+
+
+def _refuse_options_as_keys(arguments: list[str]) -> None:
+  """Some of what a plan needs is no key of MaxText's, although it stands among keys in a user's mind."""
+  for word in arguments:
+    name, separator, value = word.partition("=")
+    if separator and name in _ONLY_OPTIONS:
+      raise ConfigError(f"{word}: MaxText has no such key, this is the option --{name} {value}")
 
 
 def params(arguments: RunArguments = None, as_json: Json = False) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from maxtext_sparse.cli.help import add, Command, RUN, write_list
-from maxtext_sparse.cli.options import Json
+from maxtext_sparse.cli.options import Json, share, whole
 from maxtext_sparse.errors import ConfigError, one_line_errors
 from maxtext_sparse.terminal import print_json
 
@@ -20,10 +20,16 @@ _Progress = Annotated[
   bool | None,
   typer.Option(
     "--progress/--no-progress",
-    help="Show a bar, and write MaxText's log into train.log in the run's folder. This is the default on a terminal.",
+    help="Show a bar, and write MaxText's log into train.log in the run's folder. This is the default on a terminal. "
+    "Without a bar the log appears as soon as the run is set up.",
   ),
 ]
-_Traceback = Annotated[bool, typer.Option("--traceback", help="If MaxText fails, show where it failed, not only why.")]
+_Traceback = Annotated[
+  bool,
+  typer.Option(
+    "--traceback", help="If MaxText fails, show where it failed, not only why. Its log is then shown from the beginning."
+  ),
+]
 
 
 class TrainCommand(Command):
@@ -74,11 +80,8 @@ def train(
         name = word.lstrip("-").partition("=")[0].replace("-", "_")
         raise ConfigError(f"{word}: no such option; a key of MaxText is written {name or 'key'}=VALUE")
   words = context.args if sparsity is None else [*context.args, f"sparsity={sparsity}"]
-  around = None
-  if sys.stderr.isatty() if progress is None else progress:
-    from maxtext_sparse.local.foreground import bar_and_log
-
-    around = bar_and_log
+  has_bar = sys.stderr.isatty() if progress is None else progress
+  around = _around(has_bar, traceback)
   run_module("maxtext.trainers.pre_train.train", words, has_traceback=traceback, around=around)
 
 
@@ -97,15 +100,15 @@ def run(
   """
   from maxtext_sparse.entry import run_module
 
-  run_module(module, context.args, has_traceback=traceback)
+  run_module(module, context.args, has_traceback=traceback, around=_around(False, traceback))
 
 
 def demo(
   out: Annotated[
     str, typer.Option(help="Folder for the corpus, the runs and the results. The next call reuses it.")
   ] = "demo_out",
-  steps: Annotated[int | None, typer.Option(help="Training steps of each run, if not 500.")] = None,
-  sparsity: Annotated[float, typer.Option(help="Share of the prunable weights that is removed in the end.")] = 0.4,
+  steps: Annotated[int | None, whole("Training steps of each run, if not 500.")] = None,
+  sparsity: Annotated[float, share("Share of the prunable weights that is removed in the end.")] = 0.4,
   as_json: Json = False,
 ) -> None:
   """Trains a sparse model and its dense twin on real text in minutes, offline, on the CPU of a laptop.
@@ -118,3 +121,16 @@ def demo(
     result = run_demo(out, steps=steps, sparsity=sparsity, as_json=as_json)
   if as_json:
     print_json(result)
+
+
+def _around(has_bar: bool, has_traceback: bool) -> Any:
+  """What surrounds a run: a bar, or its log held back until it is set up, or nothing if all is to be seen."""
+  if has_bar:
+    from maxtext_sparse.local.foreground import bar_and_log
+
+    return bar_and_log
+  if has_traceback:
+    return None
+  from maxtext_sparse.local.held_log import held_until_set_up
+
+  return held_until_set_up

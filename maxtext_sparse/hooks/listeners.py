@@ -1,4 +1,4 @@
-"""Tells others in this process of each row of metrics while a run trains, for example the bar of a terminal."""
+"""Tells others in this process how far a run is: that it is set up, and each row of metrics. A bar shows the latter."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -9,6 +9,24 @@ _SECONDS_BETWEEN_ROWS = 0.2
 
 _listener: Callable[[dict[str, float]], None] | None = None
 _told_at = 0.0
+_when_set_up: Callable[[], None] | None = None
+
+
+@contextlib.contextmanager
+def when_set_up(call: Callable[[], None]) -> Iterator[None]:
+  """Calls `call` as soon as a run in the with block has its state and may train."""
+  global _when_set_up
+  _when_set_up = call
+  try:
+    yield
+  finally:
+    _when_set_up = None
+
+
+def tell_set_up() -> None:
+  """Says that the run is set up."""
+  if _when_set_up is not None:
+    _when_set_up()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from maxtext.utils.exceptions import StopTraining
 
 from maxtext_sparse import __version__
 from maxtext_sparse.errors import ConfigError, one_line_errors
-from maxtext_sparse.hooks import run_guard, sink_hooks, sparse_run, summary
+from maxtext_sparse.hooks import listeners, run_guard, sink_hooks, sparse_run, summary
 from maxtext_sparse.hooks.monitor import logger, Monitor
 from maxtext_sparse.hooks.plugin import maxtext_version
 from maxtext_sparse.hooks.registry import Function
@@ -44,6 +44,7 @@ def guard_resume(setup_train_loop: Function) -> Function:
       if start_step > 0:
         refuse_dense_resume(run_record.read_plan(), settings.keys.gmp_reschedule)
       logger.info("dense, sparsity=0: MaxText trains as it does without the plugin")
+    listeners.tell_set_up()
     return parts
 
   return setup_sparse_train_loop

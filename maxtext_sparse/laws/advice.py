@@ -5,6 +5,7 @@ import dataclasses
 import math
 from typing import Any
 
+from maxtext_sparse.amounts import meant_share
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.contours import optimal_sparsity
 from maxtext_sparse.laws.fit import Fit
@@ -71,7 +72,7 @@ class Question:
       if self.max_sparsity is not None:
         raise ConfigError(f"--max-sparsity={self.max_sparsity:g}: {given} is given too, keep one")
       if not 0 <= self.sparsity_alone < 1:
-        raise ConfigError(f"{given}: must be a number in [0, 1)")
+        raise ConfigError(f"{given}: must be a number in [0, 1){meant_share(f'{self.sparsity_alone:g}')}")
     costs = (("training", self.training_cost, "effective"), ("inference", self.inference_cost, "sparse"))
     for name, value, default in costs:
       if self.inference_tokens is None and value != default:
@@ -110,8 +111,8 @@ class Question:
     if self.sparsity_alone is not None:
       raise ConfigError(f"--sparsity={self.sparsity_alone:g}: --optimal-sparsity searches it, leave it out")
     fitted = request.fit()
-    largest = self._largest_sparsity(fitted)
-    table, fine = (optimal_sparsity(fitted, largest, self.schedule, n) for n in (_TABLE_POINTS, _FIGURE_POINTS))
+    points = (_TABLE_POINTS, _FIGURE_POINTS)
+    table, fine = (optimal_sparsity(fitted, self.max_sparsity, self.schedule, number) for number in points)
     return Advice(table.to_dict(), contours_text(table.to_dict()), Drawing("contours", fine))
 
   def _budget(self, max_sparsity: float) -> TrainingBudget:

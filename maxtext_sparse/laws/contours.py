@@ -50,12 +50,12 @@ class Contours:
     }
 
 
-def optimal_sparsity(fit: Fit, max_sparsity: float, schedule: Mapping[str, Any], num_points: int) -> Contours:
+def optimal_sparsity(fit: Fit, max_sparsity: float | None, schedule: Mapping[str, Any], num_points: int) -> Contours:
   """The best sparsity over the range of final sizes and tokens of the fitted runs.
 
   Args:
     fit: a law that knows the sparsity.
-    max_sparsity: the largest sparsity to try.
+    max_sparsity: the largest sparsity to try, None for that of the runs.
     schedule: sparsity keys that differ from the defaults.
     num_points: points of each axis, evenly spaced in the logarithm.
 
@@ -64,6 +64,12 @@ def optimal_sparsity(fit: Fit, max_sparsity: float, schedule: Mapping[str, Any],
   """
   if not fit.law.knows_sparsity:
     raise ConfigError(f"--law={fit.law.name}: leaves the sparsity out, must be average, frantar or a multiplier law")
+  if max_sparsity is None:
+    max_sparsity = float(fit.runs["sparsity"].max())
+    if max_sparsity == 0:
+      raise ConfigError(
+        "--optimal-sparsity: all runs are dense, so they do not say how far to search; give --max-sparsity, such as 0.8"
+      )
   if not 0 < max_sparsity < 1:
     raise ConfigError(f"--max-sparsity={max_sparsity:g}: must be above 0 and below 1 for --optimal-sparsity")
   tried = np.unique(np.append(np.arange(0.0, max_sparsity, _SPARSITY_STEP), max_sparsity))

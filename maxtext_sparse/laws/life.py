@@ -26,7 +26,7 @@ from maxtext_sparse.laws import Array
 from maxtext_sparse.laws.bills import Bills, break_even_tokens, make_bills, Quality, served_grid, serving_cost, TIE
 from maxtext_sparse.laws.fit import Fit
 from maxtext_sparse.laws.predict import as_columns, Candidate, extrapolations, predictions
-from maxtext_sparse.laws.recommend import best_run, search_range, TrainingBudget
+from maxtext_sparse.laws.recommend import best_run, nothing_sparse, search_range, TrainingBudget
 from maxtext_sparse.laws.shapes import nearest_shape, Shape
 from maxtext_sparse.laws.uncertainty import Bootstrap, LEVEL
 
@@ -256,7 +256,9 @@ def _warnings(life: Life, runs: Iterable[Candidate]) -> list[str]:
   fit = life.quality.fit
   texts = dict.fromkeys(text for run in runs for text in extrapolations(fit, run))
   found = [f"extrapolation: {text}" for text in texts]
-  if life.sparse is None:
+  if text := nothing_sparse(fit, life.budget.training):
+    found.append(text)
+  elif life.sparse is None:
     found.append(f"no sparse run reaches the loss {life.quality.loss:.4f} within the caps")
   low, high = search_range(fit)
   if not low * 1.05 < life.best.dense_params < high / 1.05:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from maxtext_sparse.amounts import meant_share
 from maxtext_sparse.config import parse_keys, run_steps, SparsityKeys
 from maxtext_sparse.errors import ConfigError, did_you_mean
 from maxtext_sparse.laws import Array
@@ -101,8 +102,7 @@ def candidate(
     ConfigError: a value out of range.
   """
   if not 0 <= sparsity < 1:
-    hint = f", in percent? write {sparsity / 100:g}" if 1 < sparsity < 100 else ""
-    raise ConfigError(f"--sparsity={sparsity:g}: must be a number in [0, 1){hint}")
+    raise ConfigError(f"--sparsity={sparsity:g}: must be a number in [0, 1){meant_share(f'{sparsity:g}')}")
   for option, value in (("--dense-params", dense_params), ("--tokens", tokens)):
     if not (np.isfinite(value) and value > 0):
       raise ConfigError(f"{option}={value:g}: must be a positive number")

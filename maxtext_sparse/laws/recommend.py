@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from maxtext_sparse.amounts import rounded_up
+from maxtext_sparse.amounts import meant_share, rounded_up
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws import Array
 from maxtext_sparse.laws.fit import Fit
@@ -54,7 +54,8 @@ class TrainingBudget:
     if not self.max_final_params > 0:
       raise ConfigError(f"--max-final-params={self.max_final_params:g}: must be a positive number")
     if not 0 <= self.max_sparsity < 1:
-      raise ConfigError(f"--max-sparsity={self.max_sparsity:g}: must be a number in [0, 1)")
+      hint = meant_share(f"{self.max_sparsity:g}")
+      raise ConfigError(f"--max-sparsity={self.max_sparsity:g}: must be a number in [0, 1){hint}")
     for option, value in (("--chips", self.num_chips), ("--vocab-size", self.vocab)):
       if value < 1:
         raise ConfigError(f"{option}={value}: must be a positive number")
@@ -128,8 +129,17 @@ def recommend(fit: Fit, resamples: Bootstrap, budget: TrainingBudget) -> dict[st
   }
 
 
+def nothing_sparse(fit: Fit, budget: TrainingBudget) -> str | None:
+  """What to say where the fitted runs are dense, and no sparse run was considered either."""
+  if budget.max_sparsity > 0 or fit.runs["sparsity"].max() > 0:
+    return None
+  return "sparsity: the fitted runs are dense, so only dense runs were considered; --max-sparsity 0.8 considers others"
+
+
 def _warnings(fit: Fit, budget: TrainingBudget, runs: Mapping[str, Candidate]) -> Iterator[str]:
-  """What limits the answer: extrapolation, the end of the search, no runnable shape."""
+  """What limits the answer: no sparse run, extrapolation, the end of the search, no runnable shape."""
+  if text := nothing_sparse(fit, budget):
+    yield text
   smallest, largest = search_range(fit)
   size = runs["best"].dense_params
   for bound, fitted in ((smallest, "below the smallest"), (largest, "above the largest")):

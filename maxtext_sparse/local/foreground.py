@@ -12,7 +12,7 @@ from rich.console import Console
 
 from maxtext_sparse.hooks.listeners import listening
 from maxtext_sparse.local.progress import runs_progress
-from maxtext_sparse.run_values import steps_of
+from maxtext_sparse.run_values import is_open, steps_of
 from maxtext_sparse.runs.metrics import eval_rows, Row, train_rows
 
 _LOG_FILE = "train.log"
@@ -35,7 +35,7 @@ def bar_and_log(values: Mapping[str, Any]) -> Iterator[None]:
     logging.getLogger("maxtext_sparse").addHandler(shown)
     try:
       with runs_progress(console) as shown_run:
-        report = shown_run(str(values.get("run_name") or "training"), steps_of(values) or 1)
+        report = shown_run(str(values.get("run_name") or "training"), _length(values))
 
         def tell(row: Row) -> None:
           train, evaluated = train_rows([row]), eval_rows([row])
@@ -47,6 +47,11 @@ def bar_and_log(values: Mapping[str, Any]) -> Iterator[None]:
           yield
     finally:
       logging.getLogger("maxtext_sparse").removeHandler(shown)
+
+
+def _length(values: Mapping[str, Any]) -> int:
+  """T, or 1 where it is not known before MaxText has read the config."""
+  return 1 if is_open(values.get("steps")) else steps_of(values) or 1
 
 
 class _Above:
@@ -67,7 +72,7 @@ class _Above:
 def _log_path(values: Mapping[str, Any]) -> str:
   """`train.log` in the folder of the run, or a temporary file where that is not on this machine."""
   output, name = str(values.get("base_output_directory") or ""), str(values.get("run_name") or "")
-  if not output or not name or "://" in output:
+  if not output or not name or "://" in output or is_open(output) or is_open(name):
     handle, path = tempfile.mkstemp(prefix="maxtext_sparse_", suffix=".log")
     os.close(handle)
     return path

@@ -5,13 +5,17 @@ import contextlib
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from maxtext_sparse.runs.metrics import Row
 from maxtext_sparse.terminal import say
 
 # Number of lines for each run if there is no terminal.
 _NUM_LINES = 10
+# Columns of the shortest bar, of the time that is left, and of the gaps.
+_LEAST_BAR = 4 + 7 + 4
 
 
 class Reporter(Protocol):
@@ -30,24 +34,25 @@ def runs_progress(console: Console) -> Iterator[Callable[[str, int], Reporter]]:
   if not console.is_terminal:
     yield lambda title, steps: _Lines(console, title, steps)
     return
+  # The numbers are whole in any case. The bar fills the rest of the line, and a long title is cut.
   columns = (
-    TextColumn("{task.description}"),
-    # Fills the rest of the line.
+    _TitleColumn(console),
     BarColumn(bar_width=None),
     TextColumn("step {task.completed}/{task.total}"),
     TextColumn("{task.fields[figures]}"),
-    TimeRemainingColumn(),
+    TimeRemainingColumn(table_column=Column(no_wrap=True)),
   )
   with Progress(*columns, console=console, expand=True) as progress:
     yield lambda title, steps: _Bar(progress, title, steps)
 
 
 def figures(train_row: dict[str, Any], eval_row: dict[str, Any]) -> str:
-  """Loss, density and evaluation loss from the latest rows. The rows of a dense run have no density, which is 1."""
+  """Loss, density and evaluation loss from the latest rows. The rows of a dense run have no density."""
   parts = []
   if train_row:
     parts.append(f"loss {train_row['learning/loss']:.3f}")
-    parts.append(f"density {train_row.get('pruning/density', 1.0):.3f}")
+  if "pruning/density" in train_row:
+    parts.append(f"density {train_row['pruning/density']:.3f}")
   if eval_row:
     parts.append(f"eval {eval_row['eval/avg_loss']:.3f}")
   return ", ".join(parts) or "starting MaxText"
@@ -56,6 +61,21 @@ def figures(train_row: dict[str, Any], eval_row: dict[str, Any]) -> str:
 def num_done(train_row: dict[str, Any]) -> int:
   """Number of finished steps. The rows count steps from 0."""
   return int(train_row["step"]) + 1 if train_row else 0
+
+
+class _TitleColumn(ProgressColumn):
+  """A title, cut to what the numbers leave of the line."""
+
+  def __init__(self, console: Console):
+    super().__init__(Column(no_wrap=True))
+    self._console = console
+
+  def render(self, task: Task) -> Text:
+    """Returns the title."""
+    numbers = f"step {task.completed}/{task.total} {task.fields['figures']}"
+    text = Text(task.description)
+    text.truncate(max(1, self._console.width - len(numbers) - _LEAST_BAR), overflow="ellipsis")
+    return text
 
 
 class _Bar:

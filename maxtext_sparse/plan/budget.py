@@ -2,11 +2,12 @@
 
 import bisect
 from collections.abc import Callable, Sequence
+import functools
 
 from maxtext_sparse.amounts import rounded_down, rounded_up
 from maxtext_sparse.config import MOST_STEPS, SparsityKeys
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.plan.cost import effective_flops, training_flops
+from maxtext_sparse.plan.cost import training_flops
 from maxtext_sparse.schedule import build_schedule, MOST_EVENTS, Schedule
 
 
@@ -56,10 +57,11 @@ def steps_for_flops(
   def schedule_of(steps: int) -> Schedule | None:
     return _schedule_or_none(keys, steps, sizes)
 
+  @functools.cache
   def cost(steps: int) -> float:
     """Cost of a run. It grows with the steps, with 0 for runs that are too short for their events."""
     schedule = schedule_of(steps)
-    return 0.0 if schedule is None else effective_flops(schedule, num_prunable, tokens_per_step) or 0.0
+    return 0.0 if schedule is None else training_flops(schedule.active_sum(steps, num_prunable), tokens_per_step)
 
   # No step costs less than one of the final model, which bounds the number of steps.
   sparsest = max(rule.sparsity for _, rule in keys.rules)
@@ -69,13 +71,29 @@ def steps_for_flops(
     raise ConfigError(
       f"--flops={flops:g}: pays for more than {longest} steps, must be at most {rounded_down(cost(longest))}"
     )
-  most = min(most, longest)
-  steps = bisect.bisect_right(range(1, most + 1), flops, key=cost)
+  steps = _last_within(flops, cost, min(most, longest), keys.gmp_pruning_frequency)
   if schedule_of(steps) is None:
     shortest = _shortest_run(schedule_of)
     least = f", needs at least {rounded_up(cost(shortest))} for {shortest} steps" if shortest else ""
     raise ConfigError(f"--flops={flops:g}: too small for a run with this schedule{least}")
   return steps
+
+
+def _last_within(limit: float, cost: Callable[[int], float], most: int, width: int) -> int:
+  """The largest number from 0 to `most` whose cost is within the limit. It is searched where a line through 0 has it.
+
+  Args:
+    limit: what it may cost.
+    cost: never falls, and is almost in proportion to its argument. It takes up to a second.
+    most: the largest number to consider, at least 1.
+    width: how far from the line to look first.
+  """
+  guess = int(most * min(1.0, limit / cost(most))) if cost(most) else most
+  while True:
+    low, high = max(0, guess - width), min(most, guess + width)
+    if (low == 0 or cost(low) <= limit) and (high == most or cost(high) > limit):
+      return low + bisect.bisect_right(range(low + 1, high + 1), limit, key=cost)
+    width *= 8
 
 
 def _shortest_run(schedule_of: Callable[[int], Schedule | None], limit: int = 10**8) -> int | None:

@@ -18,6 +18,7 @@ Serving costs 2 FLOPs for each weight and token.
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from maxtext_sparse.config import parse_keys, SparsityKeys
@@ -77,16 +78,19 @@ class RunPlan:
   def tokens(self) -> int | None:
     return None if self.tokens_per_step is None else self.tokens_per_step * self.steps
 
-  @property
+  @functools.cached_property
   def average_density(self) -> float:
     return self.schedule.average_density()
 
+  @functools.cached_property
+  def active_sum(self) -> int | None:
+    """sum_t N(t) from exact counts, None where N is not known."""
+    return None if self.num_prunable is None else self.schedule.active_sum(self.steps, self.num_prunable)
+
   @property
   def average_params(self) -> float | None:
-    """Mean over the steps of the active prunable weights, from exact counts."""
-    if self.num_prunable is None:
-      return None
-    return self.schedule.active_sum(self.steps, self.num_prunable) / self.steps
+    """Mean over the steps of the active prunable weights."""
+    return None if self.active_sum is None else self.active_sum / self.steps
 
   @property
   def compression_rate(self) -> float:
@@ -95,8 +99,10 @@ class RunPlan:
 
   @property
   def effective_flops(self) -> float | None:
-    """6 B sum_t N(t), the cost of the active weights (paper section 3)."""
-    return effective_flops(self.schedule, self.num_prunable, self.tokens_per_step)
+    """6 B sum_t N(t), the cost of the active weights (paper section 3); training logs it as `pruning/effective_flops`."""
+    if self.active_sum is None or self.tokens_per_step is None:
+      return None
+    return training_flops(self.active_sum, self.tokens_per_step)
 
   @property
   def actual_flops(self) -> float | None:
@@ -114,12 +120,16 @@ class RunPlan:
     """N(t), the prunable weights in the forward pass of a step; d(t) where N is not known."""
     if self.num_prunable is None:
       return self.schedule.target_density(step - 1)
-    return self.schedule.active_sum(step + 1, self.num_prunable) - self.schedule.active_sum(step, self.num_prunable)
+    return self.schedule.active(step, self.num_prunable)
+
+  @functools.cached_property
+  def _shares(self) -> tuple[float, float, float]:
+    return phase_shares(self.schedule)
 
   def phases(self) -> tuple[Phase, Phase, Phase]:
     """Dense 0..start-1, pruning start..end-1, recovery end..T-1. The step of the last event begins the recovery."""
     schedule, final = self.schedule, self.schedule.final_density
-    dense, pruning, recovery = phase_shares(schedule)
+    dense, pruning, recovery = self._shares
     return (
       Phase("dense", 0, schedule.start, dense, 1.0, 1.0),
       Phase("pruning", schedule.start, schedule.end, pruning, 1.0, final),
@@ -131,7 +141,7 @@ class RunPlan:
     if self.keys.gmp_fraction_of == "steps":
       dense, pruning, recovery = (phase.num_steps / self.steps for phase in self.phases())
       return dense, pruning, recovery
-    return phase_shares(self.schedule)
+    return self._shares
 
   def to_dict(self) -> dict[str, Any]:
     """What `plan --json` prints. `effective_flops` is None unless both model and batch are known."""
@@ -147,13 +157,6 @@ class RunPlan:
       "recovery_fraction": recovery,
       "effective_flops": self.effective_flops,
     }
-
-
-def effective_flops(schedule: Schedule, num_prunable: int | None, tokens_per_step: int | None) -> float | None:
-  """6 B sum_t N(t), the figure that training logs as `pruning/effective_flops` at its last step."""
-  if num_prunable is None or tokens_per_step is None:
-    return None
-  return training_flops(schedule.active_sum(schedule.steps, num_prunable), tokens_per_step)
 
 
 def training_flops(num_weights: float, tokens: float) -> float:

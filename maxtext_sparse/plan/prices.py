@@ -1,6 +1,8 @@
 """Hours and price of a planned run, phase by phase."""
 
+import bisect
 import dataclasses
+import functools
 from typing import Any
 
 from maxtext_sparse.errors import ConfigError
@@ -70,8 +72,7 @@ def price_run(planned: PlannedRun, topology: str, utilisation: float | None, pri
 
 
 def _phases(plan: RunPlan, pace: Pace, price: float | None) -> dict[str, RunCost]:
-  events = plan.schedule.event_steps
+  before = functools.partial(bisect.bisect_left, plan.schedule.event_steps)
   return {
-    phase.name: pace.cost(phase.num_steps, sum(phase.begin <= step < phase.stop for step in events), price)
-    for phase in plan.phases()
+    phase.name: pace.cost(phase.num_steps, before(phase.stop) - before(phase.begin), price) for phase in plan.phases()
   }

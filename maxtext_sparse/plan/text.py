@@ -20,7 +20,7 @@ def print_plan(plan: RunPlan, console: Console, notes: Sequence[str] = ()) -> No
   """Prints the schedule, its phases, a plot of N(t), and what the run costs."""
   say(console, _headline(plan))
   print_table(console, _phase_table(plan))
-  for line in draw(plan):
+  for line in draw(plan, is_ascii=console.options.ascii_only):
     say(console, line)
   say(console, "")
   for name, value in _figures(plan):

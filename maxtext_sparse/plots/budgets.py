@@ -12,6 +12,7 @@ from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws import Array
 from maxtext_sparse.laws.fit import Fit, fit
 from maxtext_sparse.laws.forms import law_named
+from maxtext_sparse.laws.law import Law
 from maxtext_sparse.laws.recommend import golden_section
 from maxtext_sparse.laws.uncertainty import Bootstrap, bootstrap, interval
 from maxtext_sparse.plan.cost import training_flops
@@ -31,8 +32,9 @@ _NUM_SIZES = 200
 
 def draw_isoflop(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
   """Loss against average size for several levels of effective compute: runs, the law, and the law's dense optimum."""
+  law = _one_law("isoflop", laws)
   runs = read_tables(inputs)
-  fitted = fit(law_named(laws[0]), runs)
+  fitted = fit(law, runs)
   resamples = bootstrap(fitted, _NUM_RESAMPLES)
   compute = effective_compute(runs)
   figure, axes = style.panels(1, 1, width=6.4, height=3.8)
@@ -61,17 +63,24 @@ def draw_isoflop(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, di
   return figure, numbers
 
 
+def _one_law(figure: str, laws: Sequence[str]) -> Law:
+  if len(laws) > 1:
+    raise ConfigError(f"--law={','.join(laws)}: {figure} draws one law, keep one")
+  return law_named(laws[0])
+
+
 def draw_frontier(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
   """Least loss for each final size at equal effective compute, dense and sparse, a panel for each level of compute.
 
   Raises:
     ConfigError: the runs are not both dense and sparse, or the law does not know the sparsity.
   """
+  law = _one_law("frontier", laws)
   runs = read_tables(inputs)
   for is_missing, kind in (((runs["sparsity"] > 0).all(), "dense"), ((runs["sparsity"] == 0).all(), "sparse")):
     if is_missing:
       raise ConfigError(f"frontier: no run is {kind}, so there is no frontier to compare; add {kind} runs")
-  fitted = fit(law_named(laws[0]), runs)
+  fitted = fit(law, runs)
   if not fitted.law.knows_sparsity:
     raise ConfigError(f"--law={fitted.law.name}: leaves the sparsity out, must be average, frantar or a multiplier law")
   levels = compute_levels(runs)[-3:]

@@ -36,7 +36,11 @@ def _last_event(path: str) -> tuple[str, dict[str, Any]]:
   Raises:
     ConfigError: there is no readable event record.
   """
-  file = pathlib.Path(path) if pathlib.Path(path).is_file() else _last_file(path)
+  file = pathlib.Path(path)
+  if not file.is_file():
+    file = _last_file(path)
+  elif file.suffix != ".json":
+    raise ConfigError(f"{path}: holds no densities of matrices, give the folder of a run or one of its checkpoints")
   event = read_event_file(file)
   if not event["matrices"]:
     raise ConfigError(f"{file}: names no matrix, give the record of another event")

@@ -6,6 +6,8 @@ from typing import Any
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.plan.cost import RunPlan
 
+_ENDINGS = (".png", ".svg", ".pdf")
+
 
 def save_figure(plan: RunPlan, path: str) -> None:
   """Draws N(t) with its average and phases into one file.
@@ -17,8 +19,10 @@ def save_figure(plan: RunPlan, path: str) -> None:
   Raises:
     ConfigError: matplotlib is not installed, or the file cannot be written.
   """
-  if not path:
-    raise ConfigError("--plot=: must be the path of a picture, such as plan.png")
+  if not path.lower().endswith(_ENDINGS) or os.path.isdir(path):
+    raise ConfigError(
+      f"--plot={path}: must be the path of a picture that ends in {', '.join(_ENDINGS)}, such as plan.png"
+    )
   try:
     from maxtext_sparse.plots import style
   except ImportError:

@@ -65,14 +65,16 @@ def _blocks(
   yield Paragraph(f"{len(rows)} of {num_runs} runs are finished. {manifest.num_trunks} trunks are shared.")
   yield Heading("Runs")
   yield _runs_table(rows)
-  yield Heading("Training")
   curves = list(_curves(manifest, rows, left_out))
   if curves:
+    yield Heading("Training")
     yield _curves_picture(curves, out)
-  yield Heading(f"Law {law}")
-  yield from _tried(lambda: _law_blocks(table, law), "law", left_out)
+  fitted = [*_tried(lambda: _law_blocks(table, law), "law", left_out)]
   for figure, caption in _FIGURES.items():
-    yield from _tried(lambda name=figure, text=caption: [_drawn(name, text, table, out, law)], figure, left_out)  # type: ignore[misc]
+    fitted += _tried(lambda name=figure, text=caption: [_drawn(name, text, table, out, law)], figure, left_out)  # type: ignore[misc]
+  if fitted:
+    yield Heading(f"Law {law}")
+    yield from fitted
 
 
 def _tried(make: Callable[[], Sequence[Block]], name: str, left_out: list[str]) -> Sequence[Block]:

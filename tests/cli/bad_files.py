@@ -52,6 +52,8 @@ CONFIGS = {
   "unknown.yml": "sparsty: 0.8\n",
   "foreign.yml": "learning_rat: 0.8\n",
   "bad_value.yml": "sparsity: 2\n",
+  "two.yml": "steps: 1\n---\nsteps: 2\n",
+  "code.yml": 'a: !!python/object/apply:os.system ["true"]\n',
 }
 SPECS = {
   "spec.yml": _SPEC + "axes: {sparsity: [0.5]}\n",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -48,6 +49,13 @@ def test_options_and_keys_say_the_same():
 def test_every_option_reaches_its_key():
   cubic = planned("--steps", 1000, "-s", 0.5, "--schedule", "cubic", "--frequency", 50, "--fraction-of", "steps")
   assert (cubic["gmp_start_step"], cubic["gmp_end_step"], cubic["num_pruning_events"]) == (250, 750, 11)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_the_longest_run_is_planned_in_seconds(form):
+  began = time.process_time()
+  call("plan", "--steps", 10**8, "--batch", "2M", "--prunable", "138M", "-s", 0.5, *form)
+  assert time.process_time() - began < 10  # half a million events; a loop over all steps takes a minute
 
 
 def test_token_and_flop_budgets_report_the_steps_they_buy():

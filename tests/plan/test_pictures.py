@@ -53,8 +53,7 @@ def test_png(report, tmp_path):
   assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("path", ["missing/plan.png", "plan.unknown"])
-def test_a_picture_that_cannot_be_written_is_one_line(report, tmp_path, path):
+def test_a_picture_that_cannot_be_written_is_one_line(report, tmp_path):
   with pytest.raises(ConfigError, match="cannot write this picture") as error:
-    save_figure(report, str(tmp_path / path))
+    save_figure(report, str(tmp_path / "missing" / "plan.png"))
   assert "\n" not in str(error.value)

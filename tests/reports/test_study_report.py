@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -72,6 +73,8 @@ def test_what_the_runs_cannot_give_is_said(write_spec, tmp_path):  # noqa: F811
   assert [line.partition(":")[0] for line in content["left_out"]] == ["law", "accuracy", "isoflop", "frontier"]
   page = (tmp_path / "sweep" / "report" / "report.md").read_text()
   assert "## Left out" in page and "2 runs for 5 parameters" in page
+  assert re.findall(r"^## .*\n\n(?=##|\Z)", page, re.MULTILINE) == [], "a heading with nothing below it"
+  assert "## Law" not in page
 
 
 def test_an_unfinished_study_is_refused_in_one_line(write_spec, tmp_path):  # noqa: F811
