@@ -147,7 +147,7 @@ def plan_runs(directory: str, corpus: Corpus, steps: int, sparsity: float, twin:
     spec("dense", "dense"),
     spec(f"sparse{percent}", f"sparse {percent} %", pruned),
     tuple(
-      spec(f"twin{neighbour.num_prunable}", f"dense twin, {neighbour.num_prunable:,} weights", neighbour.overrides)
+      spec(f"twin{neighbour.num_prunable}", f"twin of {neighbour.num_prunable:,}", neighbour.overrides)
       for neighbour in twin.neighbours
     ),
   )

@@ -34,15 +34,17 @@ def runs_progress(console: Console) -> Iterator[Callable[[str, int], Reporter]]:
   if not console.is_terminal:
     yield lambda title, steps: _Lines(console, title, steps)
     return
+  title = _TitleColumn()
   # The numbers are whole in any case. The bar fills the rest of the line, and a long title is cut.
   columns = (
-    _TitleColumn(console),
+    title,
     BarColumn(bar_width=None),
     TextColumn("step {task.completed}/{task.total}"),
     TextColumn("{task.fields[figures]}"),
     TimeRemainingColumn(table_column=Column(no_wrap=True)),
   )
-  with Progress(*columns, console=console, expand=True) as progress:
+  with Progress(*columns, console=console, expand=True) as title.progress:
+    progress = title.progress
     yield lambda title, steps: _Bar(progress, title, steps)
 
 
@@ -64,17 +66,20 @@ def num_done(train_row: dict[str, Any]) -> int:
 
 
 class _TitleColumn(ProgressColumn):
-  """A title, cut to what the numbers leave of the line."""
+  """A title, cut to what the numbers of all runs leave of the line."""
 
-  def __init__(self, console: Console):
+  progress: Progress
+
+  def __init__(self) -> None:
     super().__init__(Column(no_wrap=True))
-    self._console = console
 
   def render(self, task: Task) -> Text:
     """Returns the title."""
-    numbers = f"step {task.completed}/{task.total} {task.fields['figures']}"
+    tasks = self.progress.tasks
+    steps = max(len(f"step {other.completed}/{other.total}") for other in tasks)
+    longest = max(len(other.fields["figures"]) for other in tasks)
     text = Text(task.description)
-    text.truncate(max(1, self._console.width - len(numbers) - _LEAST_BAR), overflow="ellipsis")
+    text.truncate(max(1, self.progress.console.width - steps - longest - _LEAST_BAR), overflow="ellipsis")
     return text
 
 

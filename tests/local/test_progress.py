@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from maxtext_sparse.local.progress import figures, num_done, run_progress
+from maxtext_sparse.local.progress import figures, num_done, runs_progress
 
 TRAIN = {"step": 71_999.0, "learning/loss": 10.1, "pruning/density": 0.2}
 HELD_OUT = {"step": 71_999.0, "eval/avg_loss": 4.15}
@@ -20,20 +20,26 @@ def test_progress_figures():
   assert num_done(train) == 40
 
 
-def bar_of(title: str, width: int) -> str:
-  """The last state of a bar on a terminal."""
+def bars_of(width: int, **rows: dict[str, float]) -> list[str]:
+  """The last state of the bars of several runs on a terminal."""
   shown = io.StringIO()
-  with run_progress(Console(file=shown, force_terminal=True, width=width), title, 72_200) as report:
-    report(TRAIN, HELD_OUT)
-  return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.getvalue()).splitlines()[-1].rstrip()
+  with runs_progress(Console(file=shown, force_terminal=True, width=width)) as show:
+    reports = [show(title, 72_200) for title in rows]
+    for report, row in zip(reports, rows.values()):
+      report(row, HELD_OUT)
+  lines = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.getvalue()).splitlines()
+  return [line.rstrip() for line in lines[-len(rows) :]]
 
 
 @pytest.mark.parametrize("width", [76, 80, 120])
 def test_the_bar_of_a_run_with_a_long_name_keeps_its_numbers(width):
-  line = bar_of("mini-pairs-seed0-s80-d25-p50[b]", width)
+  (line,) = bars_of(width, **{"mini-pairs-seed0-s80-d25-p50[b]": TRAIN})
   assert len(line) <= width and "step 72000/72200 loss 10.100, density 0.200, eval 4.150 " in line
   assert re.search(r"^mini.*(?:…|\[b\]) ━+", line) and re.search(r" (-:--|\d:\d\d):..$", line)
 
 
-def test_a_short_name_is_whole():
-  assert bar_of("dense", 80).startswith("dense ━━")
+def test_several_bars_stand_below_each_other_at_80_columns():
+  dense = {"step": 71_999.0, "learning/loss": 10.1}
+  lines = bars_of(80, **{"dense": dense, "sparse 40 %": TRAIN, "a very long title of a twin": dense})
+  assert [len(line) for line in lines] == [80] * 3 and len({line.index("step 72000/72200") for line in lines}) == 1
+  assert [line.split(" ━")[0].rstrip() for line in lines] == ["dense", "sparse 40 %", "a very lon…"]
