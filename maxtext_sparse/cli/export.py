@@ -176,7 +176,7 @@ def evaluate(
   backend: Annotated[
     str,
     typer.Option(
-      help="What computes the model: torch, numpy (for small models), or auto, which is torch if it is installed."
+      help="What computes the model: torch, numpy (for small models), or auto: torch if `lm_eval[hf]` is installed."
     ),
   ] = "auto",
   limit: Annotated[int | None, typer.Option(min=1, help="The largest number of documents of each task.")] = None,

@@ -18,6 +18,8 @@ from maxtext_sparse.weights.folder import CONFIG_FILE, read_json, STEMS
 
 BACKENDS = ("auto", "torch", "numpy")
 _INSTALL = "pip install 'maxtext-sparse[eval]'"
+# What the harness's own model imports: its extra `hf`.
+_OF_TORCH = ("torch", "transformers", "accelerate", "peft")
 Results = dict[str, dict[str, dict[str, float]]]
 
 
@@ -124,16 +126,18 @@ def _locate(path: str, backend: str) -> tuple[str, bool]:
   Raises:
     ConfigError: there is no such model, or the backend cannot compute it.
   """
-  has_torch = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-  if backend == "torch" and not has_torch:
-    raise ConfigError("--backend=torch: torch or transformers is missing here, small models run with --backend numpy")
+  missing = [name for name in _OF_TORCH if importlib.util.find_spec(name) is None]
+  if backend == "torch" and missing:
+    raise ConfigError(
+      f"--backend=torch: {missing[0]} is missing here: pip install 'lm_eval[hf]'; small models run with --backend numpy"
+    )
   folder = local_folder(path)
   if not read_json(os.path.join(folder, CONFIG_FILE)):
     raise ConfigError(f"{path}: has no {CONFIG_FILE}, not a model folder")
   is_bitmask = bool(glob.glob(os.path.join(glob.escape(folder), f"{STEMS['bitmask']}*.safetensors")))
   if backend == "torch" and is_bitmask:
     raise ConfigError(f"--backend=torch: transformers reads no bitmask, export {path} with --format dense")
-  return folder, backend == "numpy" or not has_torch or is_bitmask
+  return folder, backend == "numpy" or bool(missing) or is_bitmask
 
 
 def _model(folder: str, is_numpy: bool, batch_size: int) -> Any:
@@ -142,9 +146,12 @@ def _model(folder: str, is_numpy: bool, batch_size: int) -> Any:
 
     return NumpyLM(folder, batch_size)
   from lm_eval.models.huggingface import HFLM
+  import torch
 
+  # The harness would take a GPU even where there is none.
+  device = "cuda" if torch.cuda.is_available() else "cpu"
   # The text begins with the token for its beginning, as in training.
-  return HFLM(pretrained=folder, batch_size=batch_size, add_bos_token=True)
+  return HFLM(pretrained=folder, device=device, batch_size=batch_size, add_bos_token=True)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """lm-evaluation-harness on an exported folder, without a network and without torch."""
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -132,12 +133,18 @@ def test_a_bitmask_folder_scores_like_the_dense_one(readable, results, tmp_path,
 @pytest.mark.parametrize(
   ("options", "expected"),
   [
+    ({"tasks": ["held_out"], "backend": "torch"}, r"--backend=torch: peft is missing here: pip install 'lm_eval\[hf\]'"),
     ({"tasks": ["held_out"], "task_folder": "/nowhere"}, "--task-folder=/nowhere: no such folder"),
     ({"tasks": ["next_lime"]}, "--tasks=next_lime: the harness has no such task"),
     ({"tasks": ["held_out"], "backend": "jax"}, "--backend=jax: must be auto"),
   ],
 )
-def test_bad_input_is_one_line(readable, options, expected):
+def test_bad_input_is_one_line(readable, options, expected, monkeypatch):
+  found = importlib.util.find_spec
+  there = {"torch", "transformers", "accelerate"}
+  monkeypatch.setattr(
+    "importlib.util.find_spec", lambda name: None if name == "peft" else True if name in there else found(name)
+  )
   with pytest.raises(ConfigError, match=expected):
     evaluate([str(readable)], **options)
 
