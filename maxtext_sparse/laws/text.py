@@ -111,9 +111,9 @@ class FitSummary:
   def error_rows(self) -> Iterable[tuple[str, ...]]:
     held = self.held_out
     overall = held_out_mae(self.fit, held) if held is not None else None
-    yield ("all", f"{self.fit.mae:.4f}") + ((number(overall, ".4f"),) if held is not None else ())
+    yield ("all", f"{self.fit.mae:.4f}") + ((_error(overall),) if held is not None else ())
     for level, error in self.fit.mae_by_sparsity().items():
-      yield (level, f"{error:.4f}") + ((number(held[level], ".4f"),) if held is not None else ())
+      yield (level, f"{error:.4f}") + ((_error(held[level]),) if held is not None else ())
 
 
 def comparison(summaries: Sequence[FitSummary]) -> str:
@@ -246,7 +246,7 @@ def _law_cells(summary: FitSummary) -> tuple[str, ...]:
     f"{fit.objective:.5g}",
     f"{fit.objective / len(fit.runs):.4g}",
     f"{fit.mae:.4f}",
-    number(held_out_mae(fit, summary.held_out or {}), ".4f"),
+    _error(held_out_mae(fit, summary.held_out or {})),
   )
 
 
@@ -254,7 +254,7 @@ def _level_cells(summary: FitSummary) -> tuple[str, ...]:
   fit, held = summary.fit, summary.held_out or {}
   errors = fit.mae_by_sparsity().items()
   cells = ("open" if _is_open(fit) else f"{error:.4f}" for _, error in errors)
-  return (fit.law.name, *(f"{cell}/{number(held.get(level), '.4f')}" for (level, _), cell in zip(errors, cells)))
+  return (fit.law.name, *(f"{cell}/{_error(held.get(level))}" for (level, _), cell in zip(errors, cells)))
 
 
 def _prediction_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -271,6 +271,11 @@ def _from_tokens(tokens: float | None) -> str:
 
 def _served(tokens: float | None) -> str:
   return "never" if tokens is None else f"{tokens:.3g}"
+
+
+def _error(value: float | None) -> str:
+  """A law that is fitted without some runs can be off by any number there: 0.0123, 2e+05, or - if there is none."""
+  return number(value, ".4f" if value is None or value < 10 else ".0e")
 
 
 def _is_open(fit: Fit) -> bool:

@@ -27,7 +27,7 @@ COUNTS = {
   "mini-law": (30, 0),
   "mini-pairs": (24, 0),
   "mini-causes": (17, 0),
-  "mini-remedies": (3, 0),
+  "mini-remedies": (11, 0),
   "mini-rules": (39, 0),
   "mini-schedules": (20, 1),
   "mini-smoke": (6, 2),
