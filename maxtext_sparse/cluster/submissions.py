@@ -29,6 +29,10 @@ class Submissions:
     """Returns `submitted`, or `submitting` if the submission never reported back, or None if there was none."""
     return self.workloads[workload]["status"] if workload in self.workloads else None
 
+  def has(self, workload: str, digest: str) -> bool:
+    """Whether this config was submitted under the name, and not an earlier or later one of the same run."""
+    return workload in self.workloads and bool(self.workloads[workload]["digest"] == digest)
+
   def begin(self, workload: str, **details: Any) -> None:
     """Notes that a submission starts. A crash from here on leaves it in doubt."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -89,6 +89,8 @@ def submit_sweep(
       if entry.state == READY:
         _submit(manifest, entry.run, workloads[entry.run.name], xpk, submissions)
         entry = dataclasses.replace(entry, state=DONE)
+      elif entry.state == FINISHED and submissions.status(entry.workload) == SUBMITTING:
+        submissions.finish(entry.workload)  # the submission that never reported back has worked
       yield entry
 
 
@@ -121,20 +123,19 @@ def _state(
   again: bool,
   finished: Callable[[Manifest, Run], bool],
 ) -> str:
-  status = submissions.status(workload)
-  if status and not again:
-    if status == SUBMITTING:
-      raise ConfigError(
-        f"{workload}: an earlier submission never reported back and may have worked; --resubmit {run.name} tries again"
-        " and accepts a workload of that name as this run"
-      )
-    if submissions.workloads[workload]["digest"] != run.digest:
-      raise ConfigError(
-        f"{workload}: its config has changed since it was submitted; delete the workload, then use --resubmit {run.name}"
-      )
+  status = None if again else submissions.status(workload)
+  if status and not submissions.has(workload, run.digest):
+    raise ConfigError(
+      f"{workload}: its config has changed since it was submitted; delete the workload, then use --resubmit {run.name}"
+    )
   if finished(manifest, run):
     return FINISHED
-  if status and not again:
+  if status == SUBMITTING:
+    raise ConfigError(
+      f"{workload}: an earlier submission never reported back and may have worked; --resubmit {run.name} tries again"
+      " and accepts a workload of that name as this run"
+    )
+  if status:
     return ALREADY
   return READY if run.trunk is None or finished(manifest, manifest.find(run.trunk)) else WAITING
 
@@ -160,8 +161,8 @@ def _workload(manifest: Manifest, entry: Entry, placement: Placement) -> Workloa
 
 
 def _submit(manifest: Manifest, run: Run, workload: Workload, xpk: Xpk, submissions: Submissions) -> None:
-  """Submits one run. A workload that exists is accepted only if an earlier submission of this run is in doubt."""
-  was_in_doubt = submissions.status(workload.name) == SUBMITTING
+  """Submits one run. A workload that exists is accepted only if a submission of this run, as it is now, is in doubt."""
+  was_in_doubt = submissions.status(workload.name) == SUBMITTING and submissions.has(workload.name, run.digest)
   xpk.dry_run(workload)
   if run.trunk is not None:
     branch(manifest, run)

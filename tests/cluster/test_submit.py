@@ -17,6 +17,7 @@ import yaml
 from maxtext_sparse.runs.files import folder_lock
 from maxtext_sparse.sweeps.manifest import Manifest, Run
 from tests.cluster.conftest import call, flags
+from tests.cluster.stand_in import Cluster, KILL_CALLER
 
 RUNS = [("trunk-a", None), ("alone", None), ("a-s60", "trunk-a"), ("a-s80", "trunk-a")]
 
@@ -25,11 +26,9 @@ class Sweep:
   """A sweep's folder with one trunk, two branches and an independent run, and the cluster that it is submitted to."""
 
   def __init__(self, folder, xpk_path):
-    self.folder, self._xpk_path = folder / "sweep", xpk_path
-    self.cluster, self.xpk = folder / "cluster", folder / "xpk"
+    self.folder, self.cluster = folder / "sweep", Cluster(folder / "cluster", xpk_path)
     (self.folder / "runs").mkdir(parents=True)
     self.write({"steps": 40})
-    self.behave()
 
   def write(self, keys):
     """Configs for a bucket; the runs' folders are local ones, in place of the bucket."""
@@ -43,48 +42,28 @@ class Sweep:
     manifest = Manifest(str(self.folder), "study", "out", tuple(runs))
     (self.folder / "manifest.json").write_text(manifest.as_text(), encoding="utf-8")
 
-  def behave(self, on_create="", afterwards=""):
-    """The xpk to use: real for dry runs; creating notes the name unless it is there, between two pieces of bash."""
-    self.xpk.write_text(
-      f"""#!/bin/bash
-for word in "$@"; do
-  case "$word" in
-    --dry-run) exec {self._xpk_path} "$@" ;;
-    --workload=*) name="${{word#*=}}" ;;
-  esac
-done
-{on_create}
-touch {self.cluster}
-if grep -qx "$name" {self.cluster}; then
-  echo "[XPK] $name already exists, do you want to overwrite it? (y/N):"
-  exit 1
-fi
-echo "$name" >> {self.cluster}
-{afterwards}
-""",
-      encoding="utf-8",
-    )
-    self.xpk.chmod(0o755)
-
   def submit(self, *words, **changes):
     """(exit status, run -> state, stderr)."""
-    status, out, error = call("sweep", "submit", self.folder, *flags(**changes), "--json", *words, XPK=str(self.xpk))
+    options = (*flags(**changes), "--json", *words)
+    status, out, error = call("sweep", "submit", self.folder, *options, XPK=str(self.cluster.xpk))
     return status, {row["run"]: row["state"] for row in json.loads(out)["runs"]} if out else None, error
 
   @property
   def submitted(self):
-    return self.cluster.read_text(encoding="utf-8").split() if self.cluster.exists() else []
+    return self.cluster.accepted
 
   @property
   def state(self):
     return json.loads((self.folder / "submitted.json").read_text(encoding="utf-8"))["workloads"]
 
-  def finish_trunk(self):
-    for step in (9, 19):
-      checkpoint = self.folder / "out" / "trunk-a" / "checkpoints" / str(step)
-      checkpoint.mkdir(parents=True)
-      (checkpoint / "state").write_text(f"state after {step}", encoding="utf-8")
-    (self.folder / "out" / "trunk-a" / "metrics.jsonl").write_text('{"step": 9}\n{"step": 19}\n', encoding="utf-8")
+  def finish(self, run, *steps):
+    """Leaves what a finished run leaves: checkpoints after these steps, and an evaluation after the last one."""
+    folder = self.folder / "out" / run
+    for step in steps:
+      (folder / "checkpoints" / str(step)).mkdir(parents=True)
+      (folder / "checkpoints" / str(step) / "state").write_text(f"state after {step}", encoding="utf-8")
+    rows = "".join(f'{{"step": {step}, "eval/avg_loss": 2.5}}\n' for step in steps)
+    (folder / "metrics.jsonl").write_text(rows, encoding="utf-8")
 
 
 @pytest.fixture
@@ -117,7 +96,7 @@ def test_calling_again_submits_nothing_twice(sweep):
 
 def test_branches_follow_from_the_trunks_checkpoint_once_it_is_finished(sweep):
   sweep.submit()
-  sweep.finish_trunk()
+  sweep.finish("trunk-a", 9, 19)
   _, states, _ = sweep.submit()
   assert states == {"trunk-a": "finished", "alone": "already submitted", "a-s60": "submitted", "a-s80": "submitted"}
   assert sweep.submitted[2:] == ["study-a-s60", "study-a-s80"]
@@ -134,11 +113,11 @@ def test_only_selects_runs(sweep):
 
 
 def test_a_submission_that_failed_is_in_doubt_and_nothing_is_submitted_until_told(sweep):
-  sweep.behave(on_create="exit 3")
+  sweep.cluster.behave(before="exit 3")
   status, _, error = sweep.submit()
   assert status == 1 and "exit status 3" in error
   assert sweep.state["study-trunk-a"]["status"] == "submitting"
-  sweep.behave()
+  sweep.cluster.behave()
   status, _, error = sweep.submit()
   assert status == 2 and error.count("\n") == 1 and "--resubmit trunk-a" in error
   assert sweep.submitted == []
@@ -146,30 +125,52 @@ def test_a_submission_that_failed_is_in_doubt_and_nothing_is_submitted_until_tol
 
 
 def test_killed_after_a_submission_that_worked_it_is_not_submitted_again(sweep):
-  sweep.behave(afterwards="kill -9 $PPID")
+  sweep.cluster.behave(after=KILL_CALLER)
   command = [sys.executable, "-m", "maxtext_sparse", "sweep", "submit", str(sweep.folder), *flags()]
-  killed = subprocess.run(command, env=os.environ | {"XPK": str(sweep.xpk)}, capture_output=True, check=False)
+  killed = subprocess.run(command, env=os.environ | {"XPK": str(sweep.cluster.xpk)}, capture_output=True, check=False)
   assert killed.returncode == -signal.SIGKILL
-  sweep.behave()
+  sweep.cluster.behave()
   assert sweep.submit()[0] == 2
   assert sweep.submit("--resubmit", "trunk-a")[1]["trunk-a"] == "submitted"
   assert sweep.submitted == ["study-trunk-a", "study-alone"]
   assert sweep.state["study-trunk-a"]["status"] == "submitted"
 
 
+def test_a_run_that_has_finished_is_in_doubt_no_more(sweep):
+  sweep.cluster.behave(after="exit 3")
+  assert sweep.submit("--only", "alone")[0] == 1
+  sweep.finish("alone", 39)
+  assert sweep.submit("--only", "alone") == (0, {"alone": "finished"}, "")
+  assert sweep.state["study-alone"]["status"] == "submitted"
+
+
+def test_a_workload_with_an_earlier_config_is_not_taken_for_a_run_in_doubt(sweep):
+  sweep.cluster.behave(after="exit 3")
+  assert sweep.submit("--only", "alone")[0] == 1
+  sweep.cluster.behave()
+  sweep.write({"steps": 50})
+  status, _, error = sweep.submit("--only", "alone")
+  assert status == 2 and "its config has changed since it was submitted; delete the workload" in error
+  again = ("--only", "alone", "--resubmit", "alone")
+  status, _, error = sweep.submit(*again)
+  assert status == 2 and "study-alone: the cluster has a workload of that name" in error
+  sweep.cluster.delete("study-alone")
+  assert sweep.submit(*again)[1] == {"alone": "submitted"}
+
+
 def test_a_foreign_workload_of_that_name_is_not_touched(sweep):
-  sweep.cluster.write_text("study-alone\n", encoding="utf-8")
+  sweep.cluster.accept("study-alone")
   status, _, error = sweep.submit("--only", "alone")
   assert status == 2 and "study-alone: the cluster has a workload of that name" in error
-  assert sweep.submitted == ["study-alone"] and sweep.state == {}
+  assert sweep.submitted == [] and sweep.state == {}
 
 
 @pytest.mark.parametrize("name", ["alone", "study-alone"])
 def test_a_failed_run_is_submitted_again_by_name(sweep, name):
   sweep.submit("--only", "alone")
-  sweep.cluster.write_text("", encoding="utf-8")  # it failed and was deleted
+  sweep.cluster.delete("study-alone")
   assert sweep.submit("--only", "alone", "--resubmit", name)[1] == {"alone": "submitted"}
-  assert sweep.submitted == ["study-alone"]
+  assert sweep.submitted == ["study-alone", "study-alone"]
 
 
 def test_an_unknown_run_to_resubmit_is_refused_with_the_nearest(sweep):
@@ -186,7 +187,7 @@ def test_a_run_that_changed_after_its_submission_is_refused(sweep):
 
 def test_a_dry_run_shows_the_jobsets_and_changes_nothing(sweep):
   before = sorted(sweep.folder.rglob("*"))
-  status, out, _ = call("sweep", "submit", sweep.folder, *flags(), "--dry-run", XPK=str(sweep.xpk))
+  status, out, _ = call("sweep", "submit", sweep.folder, *flags(), "--dry-run", XPK=str(sweep.cluster.xpk))
   documents = [document for document in yaml.safe_load_all(out) if document]
   assert status == 0 and [d["metadata"]["name"] for d in documents] == ["study-trunk-a", "study-alone"]
   assert "# a-s60: waiting for trunk-a, workload study-a-s60" in out
@@ -217,8 +218,8 @@ def test_a_damaged_state_is_never_taken_for_an_empty_one(sweep, content):
 def test_bad_settings_and_folders_are_refused_in_one_line(sweep, tmp_path):
   status, _, error = sweep.submit(tpu_type="v5e-8")
   assert status == 2 and "v5litepod-8" in error and error.count("\n") == 1
-  status, _, error = call("sweep", "submit", tmp_path, *flags(), XPK=str(sweep.xpk))
+  status, _, error = call("sweep", "submit", tmp_path, *flags(), XPK=str(sweep.cluster.xpk))
   assert status == 2 and error.count("\n") == 1
-  status, _, error = call("sweep", "submit", tmp_path / "missing", *flags(), XPK=str(sweep.xpk))
+  status, _, error = call("sweep", "submit", tmp_path / "missing", *flags(), XPK=str(sweep.cluster.xpk))
   assert status == 2 and error.count("\n") == 1
   assert not Path(tmp_path, "submitted.json").exists()
