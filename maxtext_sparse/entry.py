@@ -74,7 +74,9 @@ def _check_module(name: str) -> None:
   if spec is None and root == "maxtext":
     return  # the hooks say that MaxText is not installed, and how to install it
   if spec is None:
-    raise ConfigError(f"MODULE={name}: no such module, give a dotted name such as {_EXAMPLE}")
+    dotted = name.removesuffix(".py").strip("./").replace("/", ".")
+    example = dotted if "/" in name and dotted.startswith("maxtext.") else _EXAMPLE
+    raise ConfigError(f"MODULE={name}: no such module, give a dotted name such as {example}")
   path = Path((spec.submodule_search_locations or [spec.origin or ""])[0])
   for part in inner:
     names = [entry.stem for entry in path.iterdir()] if path.is_dir() else []

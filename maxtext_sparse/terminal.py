@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import json
 import os
 import sys
+import textwrap
 from typing import Any, Literal, TYPE_CHECKING
 
 # Wider than any table.
@@ -85,9 +86,12 @@ def _least_width(console: "Console", table: "Table") -> int:
 
 
 def say(console: "Console", line: str) -> None:
-  """Prints a line as it is: without markup or colours, and without wrapping, because a broken path is of no use."""
+  """Prints a line without markup or colours. A terminal breaks it between words, but no word: half a path is of no use."""
   from rich.text import Text
 
+  if console.is_terminal:  # what is piped stays one line
+    parts = [textwrap.wrap(part, console.width, break_long_words=False, break_on_hyphens=False) for part in line.split("\n")]
+    line = "\n".join("\n".join(part) for part in parts)
   console.print(Text(line), soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from maxtext_sparse.terminal import new_table, print_table
+from maxtext_sparse.terminal import new_table, print_table, say
 
 WORDS = ["a/long/path/of/a/parameter", "12345..67890", "137.8M -> 27.56M", "yes"]
 
@@ -31,6 +31,22 @@ def test_columns_move_together_before_a_line_gets_too_long():
 
 def test_a_column_that_may_be_wrapped_is():
   assert max(map(len, lines_of(64, wrapped=["parameter"]))) <= 64
+
+
+def said(line: str, **settings) -> list[str]:
+  output = io.StringIO()
+  say(Console(file=output, width=40, **settings), line)
+  return output.getvalue().splitlines()
+
+
+def test_a_terminal_breaks_a_sentence_between_words_and_never_a_path():
+  path = "/a/path/that/is/longer/than/the/terminal/is/wide.png"
+  lines = said(f"The figure of the run is in this folder, and its name is {path} for you.", force_terminal=True)
+  assert lines == ["The figure of the run is in this folder,", "and its name is", path, "for you."]
+
+
+def test_what_is_piped_stays_one_line():
+  assert said("word " * 30) == ["word " * 30]
 
 
 def test_the_width_of_the_console_stays_what_it_was():

@@ -22,7 +22,7 @@ _Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="Table of finishe
 _Starts = Annotated[str, typer.Option(help="Number of starting points that are drawn from the grid, or all (4,500).")]
 _Seed = Annotated[int, typer.Option(help="Seed of the starting points and the resamples.")]
 _Resamples = Annotated[
-  int, typer.Option("--bootstrap", help="Number of resamples of the runs, at least 2, from which the intervals come.")
+  int, whole("Number of resamples of the runs, at least 2, from which the intervals come.", "--bootstrap")
 ]
 _Keys = Annotated[
   list[str] | None,
@@ -48,7 +48,7 @@ def fit(
   starts: _Starts = "100",
   bootstrap: Annotated[
     int | None,
-    typer.Option(help="Number of resamples of the runs, from which the intervals come; 200 by default, 0 for none."),
+    whole("Number of resamples of the runs, from which the intervals come; 200 by default, 0 for none."),
   ] = None,
   held_out: Annotated[
     bool, typer.Option("--held-out", help="Also show the error on each sparsity when the law is fitted to the others.")

@@ -28,9 +28,9 @@ def share(help: str, *names: str, **settings: Any) -> Any:
   return typer.Option(*names, parser=_read_share, metavar="X", help=help, **settings)
 
 
-def whole(help: str, **settings: Any) -> Any:
+def whole(help: str, *names: str, **settings: Any) -> Any:
   """An option for a whole number, which may be written as 100K."""
-  return typer.Option(parser=_read_whole, metavar="N", help=help, **settings)
+  return typer.Option(*names, parser=_read_whole, metavar="N", help=help, **settings)
 
 
 def _read_share(text: str | float) -> float:

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from typing import Any
 
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.inspection.certificate import FORMAT_VERSION
 from maxtext_sparse.inspection.measure import COMMON_STRUCTURES, common_structures, MatrixFigures, measure, totals
 from maxtext_sparse.weights.folder import CERTIFICATE_FILE, ModelFolder, read_json
@@ -46,7 +47,12 @@ def verify(path: str) -> Verdict:
   """Recounts every linear layer's weight of a folder, ours or another's, and checks its certificate.
 
   A folder without a certificate is counted all the same; that it claims nothing is a problem.
+
+  Raises:
+    ConfigError: there is no such folder, or no model in it.
   """
+  if os.path.isfile(path):
+    raise ConfigError(f"{path}: is a file, must be the folder of a model")
   problems: list[str] = []
   checks: list[str] = []
   figures: list[MatrixFigures] = []

@@ -14,6 +14,7 @@ from maxtext_sparse.hooks.listeners import listening
 from maxtext_sparse.local.progress import runs_progress
 from maxtext_sparse.run_values import is_open, steps_of
 from maxtext_sparse.runs.metrics import eval_rows, Row, train_rows
+from maxtext_sparse.terminal import say
 
 _LOG_FILE = "train.log"
 
@@ -30,7 +31,7 @@ def bar_and_log(values: Mapping[str, Any]) -> Iterator[None]:
   path = _log_path(values)
   with open(path, "a", encoding="utf-8") as log, _output_into(log) as terminal:
     console = Console(file=terminal)
-    console.print(f"log: {path}", highlight=False, soft_wrap=True)
+    say(console, f"log: {path}")
     shown = logging.StreamHandler(_Above(console))
     logging.getLogger("maxtext_sparse").addHandler(shown)
     try:
@@ -63,7 +64,7 @@ class _Above:
   def write(self, text: str) -> None:
     """Prints a line; the line break that logging adds comes with it."""
     if text.strip():
-      self._console.print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
+      say(self._console, text.rstrip("\n"))
 
   def flush(self) -> None:
     """The console has no buffer of its own."""

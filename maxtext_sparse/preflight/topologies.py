@@ -20,9 +20,12 @@ def check_topology(name: str) -> None:
   known = topologies()
   if name in known:
     return
-  near = nearest(name, known, cutoff=0.5)
-  generation = name.split("-")[0]
+  generation, _, number = name.partition("-")
   related = [other for other in known if other.split("-")[0] == generation]
+  if related and number.isdecimal():
+    near: str | None = min(related, key=lambda other: abs(int(other.split("-")[1]) - int(number)))
+  else:
+    near = nearest(name, known, cutoff=0.5)
   hint = f"did you mean {near}? " if near else ""
   raise ConfigError(f"--topology={name}: unknown, {hint}MaxText knows {_listed(related or known)}")
 

@@ -169,7 +169,9 @@ def read_manifest(directory: str) -> Manifest:
     runs = tuple(Run(**fields) for fields in raw["runs"])
     return Manifest(directory, raw["name"], raw["output_directory"], runs, raw["spec"])
   except OSError as error:
-    raise ConfigError(f"{directory}: not a sweep's folder, make one with: sweep make SPEC --out {directory}") from error
+    # A folder of something else, or the sweep file itself, cannot become a sweep's folder.
+    out = "DIR" if os.path.exists(directory) else directory
+    raise ConfigError(f"{directory}: not a sweep's folder, make one with: sweep make SPEC --out {out}") from error
   except (ValueError, TypeError, KeyError) as error:
     if isinstance(error, ConfigError):
       raise
