@@ -90,7 +90,9 @@ def say(console: "Console", line: str) -> None:
   from rich.text import Text
 
   if console.is_terminal:  # what is piped stays one line
-    parts = [textwrap.wrap(part, console.width, break_long_words=False, break_on_hyphens=False) for part in line.split("\n")]
+    parts = [
+      textwrap.wrap(part, console.width, break_long_words=False, break_on_hyphens=False) for part in line.split("\n")
+    ]
     line = "\n".join("\n".join(part) for part in parts)
   console.print(Text(line), soft_wrap=True)
 

@@ -43,7 +43,9 @@ def runs_progress(console: Console) -> Iterator[Callable[[str, int], Reporter]]:
     TextColumn("{task.fields[figures]}"),
     TimeRemainingColumn(table_column=Column(no_wrap=True)),
   )
-  with Progress(*columns, console=console, expand=True) as title.progress:
+  # What others print may belong into a log, so rich must not put it above the bars.
+  settings = {"redirect_stdout": False, "redirect_stderr": False, "expand": True}
+  with Progress(*columns, console=console, **settings) as title.progress:
     progress = title.progress
     yield lambda title, steps: _Bar(progress, title, steps)
 

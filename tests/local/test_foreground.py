@@ -1,9 +1,15 @@
 """The bar of a run in this process: MaxText's log goes into a file, and the terminal shows what matters."""
 
+import contextlib
+import fcntl
 import os
 from pathlib import Path
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 
 REPO = Path(__file__).parents[2]
 # Stands for a run that logs in Python, in C++, and in a child process.
@@ -56,6 +62,31 @@ def test_a_run_without_a_local_folder_logs_into_a_temporary_file():
   path = Path(done.stderr.splitlines()[0].removeprefix("log: "))
   assert sorted(path.read_text().splitlines()) == sorted(LINES)
   path.unlink()
+
+
+def on_a_terminal(*words) -> str:
+  """What the run shows on a terminal of 80 columns, without its control sequences."""
+  terminal, end = pty.openpty()
+  fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+  variables = os.environ | {"PYTHONPATH": str(REPO), "TERM": "xterm"}
+  with subprocess.Popen([sys.executable, "-c", RUN, *words], stdout=end, stderr=end, env=variables) as process:
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal is closed when the process ends
+      while block := os.read(terminal, 65536):
+        shown += block
+  os.close(terminal)
+  assert process.returncode == 0, shown
+  return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.decode()).replace("\r", "\n")
+
+
+def test_a_terminal_shows_the_bar_and_nothing_of_the_log(tmp_path):
+  shown = on_a_terminal(f"base_output_directory={tmp_path}", "run_name=a")
+  log = (tmp_path / "a" / "train.log").read_text()
+  assert sorted(log.splitlines()) == sorted(LINES)
+  assert not any(line in shown for line in LINES) and "after the run" in shown
+  assert "pruning event at step 4 left under 1 %%" in shown and "step 5/10 loss 2.000, density 0.750, eval 3.000" in shown
+  assert all(len(line) <= 80 for line in shown.splitlines() if str(tmp_path) not in line)
 
 
 def failed_run(folder):
