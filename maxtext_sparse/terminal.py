@@ -86,7 +86,7 @@ def _least_width(console: "Console", table: "Table") -> int:
 
 
 def say(console: "Console", line: str) -> None:
-  """Prints a line without markup or colours. A terminal breaks it between words, but no word: half a path is of no use."""
+  """Prints a line without markup or colours. A terminal breaks it between words only: half a path is of no use."""
   from rich.text import Text
 
   if console.is_terminal:  # what is piped stays one line

@@ -44,9 +44,8 @@ def runs_progress(console: Console) -> Iterator[Callable[[str, int], Reporter]]:
     TimeRemainingColumn(table_column=Column(no_wrap=True)),
   )
   # What others print may belong into a log, so rich must not put it above the bars.
-  settings = {"redirect_stdout": False, "redirect_stderr": False, "expand": True}
-  with Progress(*columns, console=console, **settings) as title.progress:
-    progress = title.progress
+  title.progress = Progress(*columns, console=console, expand=True, redirect_stdout=False, redirect_stderr=False)
+  with title.progress as progress:
     yield lambda title, steps: _Bar(progress, title, steps)
 
 
