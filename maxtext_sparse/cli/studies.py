@@ -108,11 +108,10 @@ def status(directory: _Folder, as_json: Json = False) -> None:
   with one_line_errors():
     from maxtext_sparse.runs.files import is_locked
     from maxtext_sparse.sweeps.manifest import read_manifest
-    from maxtext_sparse.sweeps.state import read_notes, run_status
+    from maxtext_sparse.sweeps.state import all_statuses
 
     manifest = read_manifest(directory)
-    notes, at_work = read_notes(directory), is_locked(directory)
-    rows = [(run, run_status(manifest, run, notes, at_work)) for run in manifest.runs]
+    rows = all_statuses(manifest, manifest.runs, is_active=is_locked(directory))
     if as_json:
       entries = [{"run": run.name, "kind": run.kind, "steps": run.steps} | state.to_dict() for run, state in rows]
       print_json({"name": manifest.name, "runs": entries})

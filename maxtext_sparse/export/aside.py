@@ -25,7 +25,7 @@ def check_target(out: str, is_forced: bool, marker: str) -> None:
     ConfigError: the target cannot be written.
   """
   if "://" in out:
-    raise ConfigError(f"OUT={out}: must be a local folder, upload it afterwards")
+    raise ConfigError(f"OUT={out}: must be a folder of this machine")
   if os.path.exists(out) and not os.path.isdir(out):
     raise ConfigError(f"OUT={out}: is a file, must be a folder")
   if os.path.isdir(out) and os.listdir(out):

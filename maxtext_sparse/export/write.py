@@ -1,6 +1,7 @@
 """Writes a Hugging Face model folder from a MaxText checkpoint, one parameter at a time.
 
-The folder is written aside and renamed when it is complete: a process that is killed leaves nothing that looks finished.
+The folder is written aside and renamed, or uploaded, when it is complete: a process that is killed leaves nothing that
+looks finished.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.families import Family, family_of, TORCH_DTYPES
 from maxtext_sparse.export.origin import prunable_paths, training_facts
 from maxtext_sparse.export.run_config import run_config, RunConfig
+from maxtext_sparse.export.upload import check_bucket, uploaded
 from maxtext_sparse.inspection.certificate import certificate
 from maxtext_sparse.inspection.measure import COMMON_STRUCTURES, MatrixFigures, measure
 from maxtext_sparse.runs.files import replace_json, replace_text
@@ -86,7 +88,7 @@ def export_checkpoint(
 
   Args:
     path: the checkpoint, local or in a bucket.
-    out: the folder to write, local.
+    out: the folder to write, local or in a bucket.
     arguments: `CONFIG ... key=value ...`; where there is no CONFIG, the config comes from the run's record, or from the
       checkpoint's shapes and MaxText's defaults.
     options: how to write.
@@ -100,7 +102,10 @@ def export_checkpoint(
   config = run_config(checkpoint, arguments)
   dtype = options.dtype or _most_common_dtype(checkpoint)
   family = family_of(config.flat, checkpoint, dtype)
-  with written_aside(out, options.is_forced, _dense_bytes(family, dtype)) as folder:
+  num_bytes = _dense_bytes(family, dtype)
+  is_bucket = "://" in out
+  target = uploaded(out, num_bytes, CONFIG_FILE) if is_bucket else written_aside(out, options.is_forced, num_bytes)
+  with target as folder:
     export = _fill(folder, family, checkpoint, config, dtype, options, report)
   return dataclasses.replace(export, notes=[*config.notes, *export.notes])
 
@@ -246,7 +251,8 @@ class _Weights:
 
 def _check_options(out: str, options: ExportOptions) -> None:
   """Refuses what cannot be done, before anything is read."""
-  check_target(out, options.is_forced, CONFIG_FILE)
+  check = check_bucket if "://" in out else check_target
+  check(out, options.is_forced, CONFIG_FILE)
   if options.weights_format not in FORMATS:
     raise ConfigError(f"--format={options.weights_format}: must be {' or '.join(FORMATS)}")
   if options.is_compressed and options.weights_format != "bitmask":

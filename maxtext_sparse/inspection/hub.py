@@ -8,6 +8,7 @@ import re
 import sys
 
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.inspection.downloads import copy_from_bucket
 
 _NAME = re.compile(r"(hf://)?([\w.-]+)/([\w.-]+)(?:@([\w./-]+))?$")
 # Weights, config, certificate and tokenizer. Pictures and weights in other formats stay where they are.
@@ -15,13 +16,15 @@ _PATTERNS = ("*.safetensors", "*.json", "*.txt", "tokenizer.model")
 
 
 def local_folder(path: str) -> str:
-  """A folder on this machine: `path` itself, or the copy of the Hub's model of that name.
+  """A folder on this machine: `path` itself, or the copy of a model in a bucket, or of the Hub's model of that name.
 
   A name whose first part is a folder here is taken for a path with a mistake in it; `hf://owner/name` never is.
 
   Raises:
     ConfigError: the Hub has no such model, or it cannot be reached and the model was not downloaded before.
   """
+  if "://" in path and not path.startswith("hf://"):
+    return copy_from_bucket(path)
   match = _NAME.match(path)
   if os.path.exists(path) or not match or (not match[1] and (match[2].strip(".") == "" or os.path.isdir(match[2]))):
     return path

@@ -93,12 +93,15 @@ class TrainingProcess:
     return f"ended before its last step: {line}" if status == 0 else line
 
 
-def child_environment(environment: Mapping[str, str], num_cpu_devices: int | None = None) -> dict[str, str]:
+def child_environment(
+  environment: Mapping[str, str], num_cpu_devices: int | None = None, is_offline: bool = True
+) -> dict[str, str]:
   """Environment variables for a child whose config alone decides what it does.
 
   Args:
     environment: the variables of this process. `M_*` variables would change keys of the config and are left out.
-    num_cpu_devices: number of fake devices of this CPU to train on, without a network. None trains on the real devices.
+    num_cpu_devices: number of fake devices of this CPU to train on. None trains on the real devices.
+    is_offline: whether a run on the CPU leaves out MaxText's cloud clients. A run that writes into a bucket needs them.
   """
   kept = {name: value for name, value in environment.items() if not name.startswith("M_")}
   package = os.path.dirname(os.path.dirname(os.path.abspath(maxtext_sparse.__file__)))
@@ -112,8 +115,8 @@ def child_environment(environment: Mapping[str, str], num_cpu_devices: int | Non
     "XLA_FLAGS": flag if num_cpu_devices > 1 else "",
     # By default jax caches only programs that take longer than a second to compile, which small models do not.
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    # MaxText then does not load its cloud clients, which saves seconds at the start.
-    "DECOUPLE_GCLOUD": "TRUE",
+    # TRUE saves the seconds in which MaxText loads its cloud clients.
+    "DECOUPLE_GCLOUD": "TRUE" if is_offline else "FALSE",
     "HF_HUB_OFFLINE": "1",
   }
 

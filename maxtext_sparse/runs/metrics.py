@@ -51,19 +51,33 @@ def latest_rows(path: str) -> tuple[Row, Row]:
   return last_of(train_rows(rows)), last_of(eval_rows(rows))
 
 
-def read_uploaded_rows(directory: str) -> list[Row]:
+def read_uploaded_rows(directory: Any) -> list[Row]:
   """All rows that MaxText uploaded for a run (`gcs_metrics`), from its files `metrics/metrics_step_A_to_step_B.txt`.
 
   Rows that two files hold come twice, those of the file that ends later last.
 
   Args:
-    directory: the run's folder, a URL or a local path.
+    directory: the run's folder: a URL, a local path, or a folder of a `Listing`.
   """
-  from etils import epath  # comes with MaxText
+  return [row for file in _uploaded_files(directory) for row in parse_rows(file.read_bytes(), str(file))]
 
-  folder = epath.Path(directory) / "metrics"
-  files = sorted(folder.glob("metrics_step_*.txt"), key=_steps_in_name) if folder.exists() else []
-  return [row for file in files for row in parse_rows(file.read_bytes(), str(file))]
+
+def latest_uploaded_rows(directory: Any) -> tuple[Row, Row]:
+  """The last train row and the last eval row near the end of what MaxText uploaded. Each is empty where there is none.
+
+  The last file of a finished run has both.
+
+  Args:
+    directory: as for `read_uploaded_rows`.
+  """
+  train: Row = {}
+  evaluated: Row = {}
+  for file in reversed(_uploaded_files(directory)):
+    rows = parse_rows(file.read_bytes(), str(file))
+    train, evaluated = last_of(train_rows(rows)), evaluated or last_of(eval_rows(rows))
+    if train:
+      break
+  return train, evaluated
 
 
 def upload_rows(folder: str, first: int, last: int, rows: Iterable[Row]) -> str:
@@ -167,6 +181,14 @@ def _row(line: bytes) -> Row | None:
 
 def _beginning(line: bytes) -> str:
   return repr(line[:40].decode("utf-8", errors="replace").strip())
+
+
+def _uploaded_files(directory: Any) -> list[Any]:
+  """The files with uploaded rows, in the order of their steps."""
+  from etils import epath  # comes with MaxText
+
+  folder = (epath.Path(directory) if isinstance(directory, str) else directory) / "metrics"
+  return sorted(folder.glob("metrics_step_*.txt"), key=_steps_in_name) if folder.exists() else []
 
 
 def _steps_in_name(path: Any) -> tuple[int, ...]:

@@ -69,14 +69,15 @@ class Plan:
 class RunRecord:
   """Reads and writes one run's folder `sparsity`, local or on any store that epath knows."""
 
-  def __init__(self, run_directory: str, is_writer: bool = True):
+  def __init__(self, run_directory: Any, is_writer: bool = True):
     """Opens the record.
 
     Args:
-      run_directory: the run's folder, the one that holds `checkpoints`.
+      run_directory: the run's folder, the one that holds `checkpoints`: a path or URL, or a folder of a `Listing`.
       is_writer: False in all processes of a run but one; these only read.
     """
-    self.directory = epath.Path(run_directory) / "sparsity"
+    folder = epath.Path(run_directory) if isinstance(run_directory, str) else run_directory
+    self.directory = folder / "sparsity"
     self._is_writer = is_writer
 
   def read_plan(self) -> Plan | None:

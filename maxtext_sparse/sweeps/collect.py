@@ -9,10 +9,11 @@ from maxtext_sparse.config import DEFAULTS, parse_keys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.runs.columns import COLUMNS, RESULTS, SETTINGS
 from maxtext_sparse.runs.files import replace_text
+from maxtext_sparse.runs.metrics import Row
 from maxtext_sparse.schedule import build_schedule
 from maxtext_sparse.sweeps.counts import ActiveCounts, count_active
 from maxtext_sparse.sweeps.manifest import Manifest, read_manifest, Run
-from maxtext_sparse.sweeps.state import is_finished, latest
+from maxtext_sparse.sweeps.state import as_of_now, for_each, has_last_checkpoint, is_final, latest
 
 
 def collect(directory: str, is_unfinished_allowed: bool = False) -> list[dict[str, Any]]:
@@ -28,10 +29,11 @@ def collect(directory: str, is_unfinished_allowed: bool = False) -> list[dict[st
   Raises:
     ConfigError: a run is not finished, or no run is.
   """
-  manifest = read_manifest(directory)
+  manifest = as_of_now(read_manifest(directory))
   runs = [run for run in manifest.runs if run.kind == "run"]
-  finished = [run for run in runs if is_finished(manifest, run)]
-  missing = [run.name for run in runs if run not in finished]
+  evaluated = for_each(manifest, lambda run: _final_eval(manifest, run), runs)
+  finished = [(run, row) for run, row in zip(runs, evaluated, strict=True) if row]
+  missing = [run.name for run, row in zip(runs, evaluated, strict=True) if not row]
   if missing and not is_unfinished_allowed:
     raise ConfigError(
       f"{directory}: {len(missing)} of {len(runs)} runs are not finished, such as {missing[0]}; finish them with "
@@ -39,7 +41,7 @@ def collect(directory: str, is_unfinished_allowed: bool = False) -> list[dict[st
     )
   if not finished:
     raise ConfigError(f"{directory}: none of the {len(runs)} runs is finished")
-  return [_row(manifest, run) for run in finished]
+  return for_each(manifest, lambda pair: _row(manifest, *pair), finished)
 
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -64,9 +66,16 @@ def write_table(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
     raise ConfigError(f"--out={path}: cannot write there ({error.strerror})") from error
 
 
-def _row(manifest: Manifest, run: Run) -> dict[str, Any]:
-  config = manifest.load_config(run)
+def _final_eval(manifest: Manifest, run: Run) -> Row:
+  """The evaluation after the last step of a finished run, an empty row of another run."""
+  if not has_last_checkpoint(manifest, run):
+    return {}
   _, evaluated = latest(manifest, run)
+  return evaluated if is_final(run, evaluated) else {}
+
+
+def _row(manifest: Manifest, run: Run, evaluated: Row) -> dict[str, Any]:
+  config = manifest.load_config(run)
   sparsity, counts = _sparsity_and_counts(manifest, run, config)
   tokens, loss = run.steps * run.batch_tokens, evaluated["eval/avg_loss"]
   values = (run.name, sparsity, run.num_prunable, counts.average, counts.final, tokens, loss)

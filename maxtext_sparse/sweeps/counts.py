@@ -12,7 +12,7 @@ from maxtext_sparse.runs.active import active_sum
 from maxtext_sparse.runs.record import Plan, RunRecord
 from maxtext_sparse.schedule import Schedule
 from maxtext_sparse.sweeps.manifest import Manifest, Run
-from maxtext_sparse.sweeps.state import latest
+from maxtext_sparse.sweeps.state import folder_of, latest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def count_active(manifest: Manifest, run: Run, schedule: Schedule) -> ActiveCoun
   Raises:
     ConfigError: the record is damaged, or a `hold` run did not write down how many weights it has.
   """
-  record = RunRecord(manifest.run_directory(run), is_writer=False)
+  record = RunRecord(folder_of(manifest, run), is_writer=False)
   plan = record.read_plan() or Plan(schedule, (), run.num_prunable)
   plan = dataclasses.replace(plan, begin_active=_active_at_begin(manifest, run, plan))
   known = active_sum(plan, record, before=run.steps)

@@ -1,6 +1,8 @@
 """What `sweep run` shows while it works: bars in a terminal, a line now and then anywhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+import contextlib
+import math
 import time
 from types import TracebackType
 from typing import Self
@@ -8,11 +10,15 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.local.progress import figures, num_done
+from maxtext_sparse.runs.metrics import Row
 from maxtext_sparse.sweeps.manifest import Manifest, Run
-from maxtext_sparse.sweeps.state import is_finished, latest
+from maxtext_sparse.sweeps.state import is_local, latest
 from maxtext_sparse.terminal import say
 
+# Time between two looks at a bucket. The files of this machine are looked at whenever somebody asks.
+_SECONDS_BETWEEN_LOOKS = 10.0
 # If there is no terminal, a run gets a line when it starts, when it ends, and after each quarter between.
 _NUM_QUARTERS = 4
 
@@ -23,10 +29,10 @@ class Display:
   Use it in a with block.
   """
 
-  def __init__(self, console: Console, manifest: Manifest, runs: Sequence[Run]):
-    """Makes a display of some runs of a sweep; those that are finished already count as done."""
+  def __init__(self, console: Console, manifest: Manifest, runs: Sequence[Run], finished: Collection[str]):
+    """Makes a display of some runs of a sweep, and counts those of the names in `finished` as done."""
     self._console, self._manifest, self._runs = console, manifest, runs
-    done = [run for run in runs if is_finished(manifest, run)]
+    done = [run for run in runs if run.name in finished]
     self._num_finished, self._num_failed = len(done), 0
     self._total = sum(run.num_own_steps for run in runs)
     self._steps_done = sum(run.num_own_steps for run in done)
@@ -36,6 +42,8 @@ class Display:
     self._bars: dict[str, TaskID] = {}
     # Steps that earlier calls had done are known with the first update.
     self._start, self._num_at_start = time.monotonic(), -1
+    # Run -> when its folder was looked at, and the rows that were found there.
+    self._looks: dict[str, tuple[float, tuple[Row, Row]]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"))
     self._progress = Progress(*columns, console=console, expand=True) if console.is_terminal else None
 
@@ -60,7 +68,8 @@ class Display:
 
   def finished(self, run: Run) -> None:
     """Shows the final figures of a run."""
-    train, evaluated = latest(self._manifest, run)
+    self._looks.pop(run.name, None)
+    train, evaluated = self._latest(run)
     self._num_finished += 1
     self._steps_done += run.num_own_steps
     self._drop(run)
@@ -78,7 +87,7 @@ class Display:
     if self._num_at_start < 0:
       self._num_at_start = self._num_steps(running)
     for run in running:
-      train, evaluated = latest(self._manifest, run)
+      train, evaluated = self._latest(run)
       self._show(run, num_done(train), figures(train, evaluated) if train else "starting MaxText")
     if self._progress:
       text = f"{self._num_finished}/{len(self._runs)} runs, {self._num_failed} failed, {self._time_left(running)} left"
@@ -100,7 +109,19 @@ class Display:
 
   def _num_own_done(self, run: Run) -> int:
     num_of_trunk = run.steps - run.num_own_steps
-    return num_done(latest(self._manifest, run)[0]) - num_of_trunk
+    return num_done(self._latest(run)[0]) - num_of_trunk
+
+  def _latest(self, run: Run) -> tuple[Row, Row]:
+    """The latest rows of a run. Those of a bucket may be a few seconds old."""
+    if is_local(self._manifest.output_path):
+      return latest(self._manifest, run)
+    time_of_look, rows = self._looks.get(run.name, (-math.inf, ({}, {})))
+    if time.monotonic() - time_of_look > _SECONDS_BETWEEN_LOOKS:
+      # A bucket that is away for a moment does not end the training, which tries for longer than this.
+      with contextlib.suppress(ConfigError):
+        rows = latest(self._manifest, run)
+      self._looks[run.name] = (time.monotonic(), rows)
+    return rows
 
   def _time_left(self, running: Sequence[Run]) -> str:
     """The time that the remaining steps take at the average speed since this call began."""

@@ -89,10 +89,15 @@ def _members(spec: Spec, folder: str, resolver: Resolver) -> dict[str, Member]:
       raise ConfigError(f"axes: two runs would have the name {name}, give one axis labels")
     members[name] = Member(name, point.labels, point.axes, run)
     # Two sparse runs may have the same dense neighbour, which then is one run. It may also be a run of the axes.
-    planned = [_dense_config(member.resolved) for member in members.values() if member.resolved.schedule is None]
-    new = [twin for twin in twins if _dense_config(twin) not in planned]
+    new = _not_planned(twins, members.values()) if twins else []
     members |= {twin.name: twin for twin in _name_twins(spec, point, new)}
   return members
+
+
+def _not_planned(twins: Iterable[Resolved], members: Iterable[Member]) -> list[Resolved]:
+  """The twins that are not among the dense members."""
+  planned = [_dense_config(member.resolved) for member in members if member.resolved.schedule is None]
+  return [twin for twin in twins if _dense_config(twin) not in planned]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from maxtext_sparse.config_files import dump, read_config, STOCK
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.runs.listing import Listing
 
 FORMAT = 1
 _FILE = "manifest.json"
@@ -67,6 +68,7 @@ class Manifest:
     output_directory: MaxText's `base_output_directory`: a URL, or a path relative to `directory`.
     runs: all runs; a trunk comes before its branches.
     spec: the fields of the sweep file.
+    listing: what the runs had in their bucket at some moment, None if nobody has looked.
   """
 
   directory: str
@@ -74,6 +76,7 @@ class Manifest:
   output_directory: str
   runs: tuple[Run, ...]
   spec: dict[str, Any] = dataclasses.field(default_factory=dict)
+  listing: Listing | None = dataclasses.field(default=None, compare=False, repr=False)
 
   def find(self, name: str) -> Run:
     """The run of this name, which must be one of the sweep."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 import dataclasses
 import fnmatch
 import os
-import shutil
 import time
 
 from rich.console import Console
@@ -13,16 +12,18 @@ from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.local.corpus import build_corpus, CorpusSettings
 from maxtext_sparse.local.process import core_shares
 from maxtext_sparse.runs.files import folder_lock
-from maxtext_sparse.sweeps.branch import branch
+from maxtext_sparse.sweeps.branch import branch, drop_checkpoint
 from maxtext_sparse.sweeps.display import Display
 from maxtext_sparse.sweeps.manifest import Manifest, read_manifest, Run
 from maxtext_sparse.sweeps.state import (
-  checkpoint_steps,
+  all_statuses,
+  as_of_now,
+  for_each,
   has_final_eval,
+  has_last_checkpoint,
   is_finished,
   is_local,
   read_notes,
-  run_status,
   RunStatus,
   write_notes,
 )
@@ -39,18 +40,19 @@ class Sweep:
   Attributes:
     manifest: the sweep.
     pending: runs that are not started yet, in the sweep's order.
+    done: names of the runs that are finished.
     failed: name of a run -> why it failed.
   """
 
   manifest: Manifest
   pending: list[Run]
+  done: set[str] = dataclasses.field(default_factory=set)
   failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def next_ready(self) -> Run | None:
     """Takes the first run whose trunk is finished from `pending`. None if there is no such run now."""
     for run in self.pending:
-      trunk = run.trunk and self.manifest.find(run.trunk)
-      if not trunk or is_finished(self.manifest, trunk):
+      if run.trunk is None or run.trunk in self.done:
         self.pending.remove(run)
         return run
     return None
@@ -77,21 +79,17 @@ def run_sweep(directory: str, jobs: int, only: str | None, console: Console) -> 
     name -> where the run stands at the end, for the chosen runs and their trunks.
 
   Raises:
-    ConfigError: the runs write into a bucket, no name matches `only`, or another `sweep run` is at work in the folder.
+    ConfigError: no name matches `only`, another `sweep run` is at work in the folder, or the bucket cannot be read.
   """
   manifest = read_manifest(directory)
-  if not is_local(manifest.output_directory):
-    raise ConfigError(
-      f"output_directory={manifest.output_directory}: sweep run trains into a folder of this machine, use sweep submit"
-    )
   chosen = choose(manifest, only)
   with folder_lock(directory, f"{directory}: another sweep run is at work there, wait for it"):
     _make_corpus(manifest, console)
-    sweep = Sweep(manifest, [run for run in chosen if not is_finished(manifest, run)])
-    with Display(console, manifest, chosen) as display:
+    done = _finished(manifest, chosen)
+    sweep = Sweep(manifest, [run for run in chosen if run.name not in done], done)
+    with Display(console, manifest, chosen, done) as display:
       _work(sweep, jobs, display)
-  notes = read_notes(directory)
-  return {run.name: run_status(manifest, run, notes, is_active=False) for run in chosen}
+  return {run.name: status for run, status in all_statuses(manifest, chosen, is_active=False)}
 
 
 def choose(manifest: Manifest, only: str | None) -> list[Run]:
@@ -105,6 +103,13 @@ def choose(manifest: Manifest, only: str | None) -> list[Run]:
     raise ConfigError(f"--only={only}: matches none of the {len(manifest.runs)} runs, such as {manifest.runs[-1].name}")
   names |= {run.trunk for run in manifest.runs if run.name in names and run.trunk}
   return [run for run in manifest.runs if run.name in names]
+
+
+def _finished(manifest: Manifest, runs: Sequence[Run]) -> set[str]:
+  """Names of the runs that are finished now."""
+  now = as_of_now(manifest)
+  finished = for_each(now, lambda run: is_finished(now, run), runs)
+  return {run.name for run, is_done in zip(runs, finished, strict=True) if is_done}
 
 
 def _work(sweep: Sweep, jobs: int, display: Display) -> None:
@@ -144,6 +149,7 @@ def _settle(sweep: Sweep, child: RunProcess, display: Display) -> None:
   """Notes whether the run of a process that has ended is finished or failed."""
   child.end()
   if child.poll() == 0 and is_finished(sweep.manifest, child.run):
+    sweep.done.add(child.run.name)
     display.finished(child.run)
   else:
     _report(sweep, child.run, child.why_failed(), child.log_file, display)
@@ -162,11 +168,11 @@ def _prepare(manifest: Manifest, run: Run) -> None:
   MaxText does not evaluate a run that it finds complete. A run that was killed between its last checkpoint and the
   evaluation after it therefore has to go on from an earlier checkpoint.
   """
-  last = str(run.steps - 1)
-  if run.kind == "run" and run.steps - 1 in checkpoint_steps(manifest, run) and not has_final_eval(manifest, run):
-    shutil.rmtree(os.path.join(manifest.run_directory(run), "checkpoints", last))
+  if run.kind == "run" and has_last_checkpoint(manifest, run) and not has_final_eval(manifest, run):
+    drop_checkpoint(manifest, run, run.steps - 1)
   branch(manifest, run)
-  os.makedirs(manifest.run_directory(run), exist_ok=True)
+  if is_local(manifest.output_path):
+    os.makedirs(manifest.run_directory(run), exist_ok=True)
 
 
 def _make_corpus(manifest: Manifest, console: Console) -> None:

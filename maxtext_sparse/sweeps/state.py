@@ -1,19 +1,22 @@
-"""How far each run of a sweep is, from what it left in its folder, which may be in a bucket."""
+"""How far each run of a sweep is, from what it left in its folder, which may be in a bucket.
 
-from collections.abc import Iterator, Mapping
-import contextlib
+A command that looks at all runs of a sweep begins with `as_of_now`, which lists the bucket once. Without it, each call
+lists the folder of the run that it is asked for.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import json
-import logging
 import os
 from typing import Any
 
-from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.runs.files import replace_json
-from maxtext_sparse.runs.metrics import eval_rows, last_of, latest_rows, read_uploaded_rows, Row, train_rows
+from maxtext_sparse.runs.listing import Listing, reachable, side_by_side
+from maxtext_sparse.runs.metrics import latest_rows, latest_uploaded_rows, Row
 from maxtext_sparse.sweeps.manifest import Manifest, Run
 
-_LONGEST_REASON = 200
+# The file of a checkpoint in a bucket that is written last.
+COMPLETE = "commit_success.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,38 +47,50 @@ def is_local(path: str) -> bool:
   return "://" not in path
 
 
-def checkpoint_steps(manifest: Manifest, run: Run) -> list[int]:
-  """Steps of a run's complete checkpoints in ascending order. Checkpoint N holds the state after step N."""
-  folder = epath_of(manifest.run_directory(run)) / "checkpoints"
-  with _readable(str(folder)):
-    try:
-      found = [entry for entry in folder.iterdir() if entry.name.isdigit()]
-    except (FileNotFoundError, NotADirectoryError):
-      return []
-    if not is_local(str(folder)):
-      # A bucket cannot rename folders, so a last file marks a checkpoint as complete. A local one is renamed when it is.
-      found = [entry for entry in found if (entry / "commit_success.txt").exists()]
-  return sorted(int(entry.name) for entry in found)
-
-
-@contextlib.contextmanager
-def _readable(place: str) -> Iterator[None]:
-  """Turns what a bucket's client raises into one line. Its classes of errors are many, and it logs tracebacks itself.
+def as_of_now(manifest: Manifest) -> Manifest:
+  """The manifest with all that its runs have in their bucket now. A manifest of local runs is returned as it is.
 
   Raises:
-    ConfigError: the place is in a bucket that cannot be read.
+    ConfigError: the bucket cannot be read.
   """
-  log, before = logging.getLogger("gcsfs"), logging.getLogger("gcsfs").level
-  log.setLevel(logging.CRITICAL + 1)
+  if is_local(manifest.output_path):
+    return manifest
+  with reachable(manifest.output_path):
+    return dataclasses.replace(manifest, listing=Listing(manifest.output_path))
+
+
+def for_each[Item, Found](manifest: Manifest, look: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+  """`look(item)` of every item, many at a time if the runs of the sweep are in a bucket."""
+  if is_local(manifest.output_path):
+    return [look(item) for item in items]
+  with reachable(manifest.output_path):
+    return side_by_side(look, items)
+
+
+def folder_of(manifest: Manifest, run: Run) -> Any:
+  """A run's folder to read from: a local path, or the folder of a bucket as it was when it was listed.
+
+  Raises:
+    ConfigError: the bucket cannot be read.
+  """
+  directory = manifest.run_directory(run)
+  if is_local(directory):
+    return epath_of(directory)
+  with reachable(directory):
+    return (manifest.listing or Listing(directory)).path(directory)
+
+
+def checkpoint_steps(manifest: Manifest, run: Run) -> list[int]:
+  """Steps of a run's complete checkpoints in ascending order. Checkpoint N holds the state after step N."""
+  folder = folder_of(manifest, run) / "checkpoints"
   try:
-    yield
-  except Exception as error:
-    if is_local(place) or isinstance(error, ConfigError):
-      raise
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise ConfigError(f"{place}: cannot be read ({reason[:_LONGEST_REASON]})") from error
-  finally:
-    log.setLevel(before)
+    found = [entry for entry in folder.iterdir() if entry.name.isdigit()]
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  if not is_local(str(folder)):
+    # A bucket cannot rename folders, so a last file marks a checkpoint as complete. A local one is renamed when it is.
+    found = [entry for entry in found if (entry / COMPLETE).exists()]
+  return sorted(int(entry.name) for entry in found)
 
 
 def latest(manifest: Manifest, run: Run) -> tuple[Row, Row]:
@@ -83,9 +98,8 @@ def latest(manifest: Manifest, run: Run) -> tuple[Row, Row]:
   directory = manifest.run_directory(run)
   if is_local(directory):
     return latest_rows(metrics_file(manifest, run))
-  with _readable(directory):
-    rows = read_uploaded_rows(directory)
-  return last_of(train_rows(rows)), last_of(eval_rows(rows))
+  with reachable(directory):
+    return latest_uploaded_rows(folder_of(manifest, run))
 
 
 def metrics_file(manifest: Manifest, run: Run) -> str:
@@ -98,17 +112,24 @@ def has_begun(manifest: Manifest, run: Run) -> bool:
   return bool(checkpoint_steps(manifest, run))
 
 
+def has_last_checkpoint(manifest: Manifest, run: Run) -> bool:
+  """Whether a run has the checkpoint of its last step."""
+  return run.steps - 1 in checkpoint_steps(manifest, run)
+
+
 def has_final_eval(manifest: Manifest, run: Run) -> bool:
   """Whether a run was evaluated after its last step."""
-  _, evaluated = latest(manifest, run)
+  return is_final(run, latest(manifest, run)[1])
+
+
+def is_final(run: Run, evaluated: Row) -> bool:
+  """Whether this is the row of the evaluation after a run's last step."""
   return evaluated.get("step") == run.steps - 1
 
 
 def is_finished(manifest: Manifest, run: Run) -> bool:
   """Whether a run has its last checkpoint and the evaluation after it. A trunk needs no evaluation."""
-  if run.steps - 1 not in checkpoint_steps(manifest, run):
-    return False
-  return run.kind == "trunk" or has_final_eval(manifest, run)
+  return has_last_checkpoint(manifest, run) and (run.kind == "trunk" or has_final_eval(manifest, run))
 
 
 def run_status(manifest: Manifest, run: Run, notes: Mapping[str, Mapping[str, str]], is_active: bool) -> RunStatus:
@@ -124,7 +145,7 @@ def run_status(manifest: Manifest, run: Run, notes: Mapping[str, Mapping[str, st
   num_done = int(train["step"]) + 1 if train else 0
   # The metrics of a dense run say nothing about density.
   loss, density = train.get("learning/loss"), train.get("pruning/density", 1.0 if train else None)
-  if is_finished(manifest, run):
+  if (run.kind == "trunk" or is_final(run, evaluated)) and has_last_checkpoint(manifest, run):
     return RunStatus("done", run.steps, evaluated.get("eval/avg_loss", loss), density)
   note = notes.get(run.name, {})
   state, reason = note.get("state", ""), note.get("reason", "")
@@ -134,6 +155,16 @@ def run_status(manifest: Manifest, run: Run, notes: Mapping[str, Mapping[str, st
     return RunStatus("failed", num_done, loss, density, reason)
   is_stopped = num_done > 0 or has_begun(manifest, run)
   return RunStatus("stopped" if is_stopped else "waiting", num_done, loss, density, reason)
+
+
+def all_statuses(manifest: Manifest, runs: Sequence[Run], is_active: bool) -> list[tuple[Run, RunStatus]]:
+  """Where each of the runs stands now; `is_active` as for `run_status`.
+
+  Raises:
+    ConfigError: the bucket cannot be read.
+  """
+  notes, manifest = read_notes(manifest.directory), as_of_now(manifest)
+  return list(zip(runs, for_each(manifest, lambda run: run_status(manifest, run, notes, is_active), runs), strict=True))
 
 
 def read_notes(directory: str) -> dict[str, dict[str, str]]:

@@ -6,7 +6,7 @@ import os
 
 from maxtext_sparse.local.process import child_environment, TrainingProcess
 from maxtext_sparse.sweeps.manifest import Manifest, Run
-from maxtext_sparse.sweeps.state import metrics_file
+from maxtext_sparse.sweeps.state import is_local, metrics_file
 
 
 class RunProcess(TrainingProcess):
@@ -26,7 +26,7 @@ class RunProcess(TrainingProcess):
     super().__init__(
       _arguments(manifest, run),
       os.path.join(manifest.directory, "logs", f"{run.name}.log"),
-      child_environment(os.environ, num_devices),
+      child_environment(os.environ, num_devices, is_offline=is_local(manifest.output_path)),
       # The configs hold paths relative to the sweep's folder.
       directory=manifest.directory,
       cores=cores,
@@ -39,9 +39,10 @@ def _arguments(manifest: Manifest, run: Run) -> list[str]:
   arguments = [
     os.path.join(folder, run.config),
     f"base_output_directory={manifest.output_path}",
-    f"metrics_file={metrics_file(manifest, run)}",
     f"jax_cache_dir={os.path.join(folder, 'jax_cache')}",
   ]
+  if is_local(manifest.output_path):
+    arguments += [f"metrics_file={metrics_file(manifest, run)}"]
   if manifest.spec.get("corpus") is not None:
     corpus = os.path.join(folder, "corpus")
     # MaxText reads these two as glob patterns.

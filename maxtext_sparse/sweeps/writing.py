@@ -1,6 +1,6 @@
 """Writes a sweep's folder and leaves the runs that have begun as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 
@@ -8,7 +8,7 @@ from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.runs.files import check_writable, replace_text
 from maxtext_sparse.sweeps.manifest import Manifest, manifest_path, read_manifest, Run
-from maxtext_sparse.sweeps.state import has_begun, is_finished
+from maxtext_sparse.sweeps.state import as_of_now, has_begun, is_finished, is_local
 
 
 def check_folder(directory: str) -> None:
@@ -17,6 +17,8 @@ def check_folder(directory: str) -> None:
   Raises:
     ConfigError: it cannot, or it holds other files.
   """
+  if not is_local(directory):
+    raise ConfigError(f"--out={directory}: must be a folder of this machine; output_directory can be in a bucket")
   check_writable("--out", directory)
   if os.path.isdir(directory) and os.listdir(directory) and not os.path.exists(manifest_path(directory)):
     raise ConfigError(f"--out={directory}: has files that are not a sweep's, give another folder")
@@ -36,8 +38,11 @@ def replace_folder(manifest: Manifest, texts: Mapping[str, str]) -> None:
   try:
     if os.path.exists(manifest_path(directory)):
       old = read_manifest(directory)
-      _refuse_changes(old, manifest, texts)
-      _remove_leftovers(old, manifest)
+      changed, dropped = _changed(old, manifest), _dropped(old, manifest)
+      # A bucket is asked only if something is to change.
+      old = as_of_now(old) if changed or dropped else old
+      _refuse_changes(old, manifest, texts, changed)
+      _remove_leftovers(old, dropped)
     os.makedirs(os.path.join(directory, "runs"), exist_ok=True)
     for run in manifest.runs:
       _write(manifest.config_path(run), texts[run.name])
@@ -47,14 +52,23 @@ def replace_folder(manifest: Manifest, texts: Mapping[str, str]) -> None:
     raise ConfigError(f"--out={directory}: cannot write there ({error.strerror}), choose another folder") from error
 
 
-def _refuse_changes(old: Manifest, new: Manifest, texts: Mapping[str, str]) -> None:
-  """Raises ConfigError if a run that has begun would get another config or another corpus."""
-  after = {run.name: run for run in new.runs}
+def _changed(old: Manifest, new: Manifest) -> list[Run]:
+  """The runs that would get another config, another corpus or another folder."""
+  after = {run.name: run.digest for run in new.runs}
   are_same_places = new.spec.get("corpus") == old.spec.get("corpus") and new.output_path == old.output_path
-  for run in old.runs:
-    if run.name not in after:
-      continue
-    if (are_same_places and after[run.name].digest == run.digest) or not has_begun(old, run):
+  return [run for run in old.runs if run.name in after and not (are_same_places and after[run.name] == run.digest)]
+
+
+def _dropped(old: Manifest, new: Manifest) -> list[Run]:
+  """The runs that the sweep file no longer has."""
+  kept = {run.name for run in new.runs}
+  return [run for run in old.runs if run.name not in kept]
+
+
+def _refuse_changes(old: Manifest, new: Manifest, texts: Mapping[str, str], changed: Sequence[Run]) -> None:
+  """Raises ConfigError if a run that has begun is among those that would change."""
+  for run in changed:
+    if not has_begun(old, run):
       continue
     state = "is finished" if is_finished(old, run) else "has begun"
     change = _difference(old, run, new, texts)
@@ -74,11 +88,10 @@ def _shown(config: Mapping[str, Any], key: str) -> str:
   return str(config[key]) if key in config else "(unset)"
 
 
-def _remove_leftovers(old: Manifest, new: Manifest) -> None:
+def _remove_leftovers(old: Manifest, dropped: Sequence[Run]) -> None:
   """Removes the configs of runs that the sweep file no longer has. Runs that have begun keep theirs."""
-  kept = {run.name for run in new.runs}
-  for run in old.runs:
-    if run.name not in kept and not has_begun(old, run) and os.path.exists(old.config_path(run)):
+  for run in dropped:
+    if not has_begun(old, run) and os.path.exists(old.config_path(run)):
       os.remove(old.config_path(run))
 
 

@@ -241,8 +241,6 @@ def test_what_is_there_is_replaced_only_by_force_and_only_a_model(tmp_path, chec
   (tmp_path / "other" / "thesis.tex").write_text("years of work")
   with pytest.raises(ConfigError, match=r"no config\.json in it"):
     export(checkpoint, tmp_path / "other", is_forced=True)
-  with pytest.raises(ConfigError, match="must be a local folder"):
-    export(checkpoint, "gs://bucket/hf")
   assert sorted(os.listdir(tmp_path)) == ["hf", "other"]
 
 

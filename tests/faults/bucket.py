@@ -4,8 +4,10 @@ Google's own clients, gcsfs and TensorStore reach it through environment variabl
 as they do with a real bucket. What the emulator cannot show is said in `launch/README.md`.
 """
 
-from collections.abc import Callable, Iterator
+import base64
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import hashlib
 import http.client
 import http.server
 import itertools
@@ -41,10 +43,11 @@ def variables(port: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def emulator(log: Path) -> Iterator[int]:
-  """Runs an empty bucket; its port."""
+def emulator(log: Path, data: Path | None = None) -> Iterator[int]:
+  """Runs a bucket; its port. It is empty and in memory, or holds what `fill` wrote into the folder `data`."""
   port = _free_port()
-  command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory", "--quiet"]
+  where, memory = (["--data-dir", str(data)], []) if data else ([], ["--in-memory"])
+  command = [sys.executable, "-m", "gcp_storage_emulator", *where, "start", "--quiet", *memory]
   with log.open("w") as output:
     server = subprocess.Popen(
       [*command, "--host=localhost", f"--port={port}", f"--default-bucket={NAME}"],
@@ -57,6 +60,33 @@ def emulator(log: Path) -> Iterator[int]:
   finally:
     server.kill()
     server.wait()
+
+
+def fill(data: Path, contents: Mapping[str, bytes]) -> None:
+  """Writes objects into a folder for `emulator`. An upload takes it longer with each object that is there already."""
+  from gcp_storage_emulator.storage import Storage
+  import google_crc32c
+
+  storage = Storage(data_dir=str(data))
+  storage.create_bucket(NAME, {"name": NAME})
+  encode = lambda digest: base64.b64encode(digest).decode()
+  for name, content in contents.items():
+    storage._store.write_bytes(f"{NAME}/{name}", content)
+    storage.objects.setdefault(NAME, {})[name] = {
+      "kind": "storage#object",
+      "name": name,
+      "bucket": NAME,
+      "generation": "1",
+      "metageneration": "1",
+      "contentType": "application/octet-stream",
+      "timeCreated": "2026-01-01T00:00:00.000000Z",
+      "updated": "2026-01-01T00:00:00.000000Z",
+      "storageClass": "STANDARD",
+      "size": len(content),
+      "md5Hash": encode(hashlib.md5(content).digest()),
+      "crc32c": encode(google_crc32c.Checksum(content).digest()),
+    }
+  storage._write_config_to_file()
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +109,13 @@ def content(port: int, name: str) -> bytes:
   with urllib.request.urlopen(f"http://localhost:{port}/storage/v1/b/{NAME}/o/{quoted}?alt=media") as reply:
     data: bytes = reply.read()
     return data
+
+
+def upload(port: int, name: str, content: bytes) -> None:
+  """Writes one object."""
+  query = urllib.parse.urlencode({"uploadType": "media", "name": name})
+  address = f"http://localhost:{port}/upload/storage/v1/b/{NAME}/o?{query}"
+  urllib.request.urlopen(urllib.request.Request(address, content, method="POST")).close()
 
 
 def saved_steps(port: int, run: str) -> list[int]:

@@ -60,6 +60,7 @@ def test_keys_from_outside_do_not_reach_the_child():
   assert environment.items() >= {"HOME": "/h", "JAX_PLATFORMS": "cpu", "DECOUPLE_GCLOUD": "TRUE", "XLA_FLAGS": ""}.items()
   assert "M_STEPS" not in environment
   assert "device_count=4" in child_environment(variables, num_cpu_devices=4)["XLA_FLAGS"]
+  assert child_environment(variables, 1, is_offline=False)["DECOUPLE_GCLOUD"] == "FALSE"
   assert child_environment(variables)["JAX_PLATFORMS"] == "tpu"
 
 

@@ -3,33 +3,21 @@
 import json
 
 from etils import epath
-import fsspec
-from fsspec.implementations.memory import MemoryFileSystem
 import pytest
 
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.sweeps.branch import branch
 from maxtext_sparse.sweeps.collect import collect
 from maxtext_sparse.sweeps.make import make
-from maxtext_sparse.sweeps.state import checkpoint_steps, is_finished, latest
+from maxtext_sparse.sweeps.state import all_statuses, checkpoint_steps, is_finished, latest
+from tests.runs.memory_bucket import memory_bucket
 
-
-class Bucket(MemoryFileSystem):
-  """fsspec's own in-memory file system, reached by the names of Google's."""
-
-  protocol = ("gs", "gcs")
-  store: dict = {}
-  pseudo_dirs = [""]
-
-  @classmethod
-  def _strip_protocol(cls, path):
-    return super()._strip_protocol(str(path).removeprefix("gs://"))
+__all__ = ["memory_bucket"]
 
 
 @pytest.fixture
-def manifest(write_spec, tmp_path):
-  # epath asks for it under this name, and keeps it.
-  fsspec.register_implementation("gcs", Bucket, clobber=True)
-  Bucket.store.clear()
+def manifest(write_spec, tmp_path, memory_bucket):
+  del memory_bucket
   spec = write_spec(trunk=True, output_directory="gs://bucket/sweep", axes={"sparsity": [0.5, 0.8]})
   return make(spec, str(tmp_path / "sweep"))
 
@@ -79,3 +67,25 @@ def test_a_branch_is_copied_within_the_bucket(manifest):
   assert {path.name: path.read_text() for path in items.iterdir()} == {"weights": f"weights of {trunk.name}"}
   train, _ = latest(manifest, run)
   assert (train["step"], train["run_name"]) == (run.branch_step, run.name)
+
+
+def test_a_changed_config_of_a_run_that_has_begun_is_refused(manifest, write_spec):
+  save(manifest, manifest.runs[1], 0)
+  changed = write_spec(trunk=True, output_directory="gs://bucket/sweep", axes={"sparsity": [0.5, 0.8]}, set={"steps": 90})
+  with pytest.raises(ConfigError, match="run tiny-s50: has begun, the sweep file now gives it"):
+    make(changed, manifest.directory)
+
+
+def test_the_folder_of_a_sweep_itself_is_on_this_machine(write_spec):
+  with pytest.raises(ConfigError, match="--out=gs://bucket/made: must be a folder of this machine"):
+    make(write_spec(), "gs://bucket/made")
+
+
+def test_a_sweep_is_listed_once(manifest, memory_bucket):
+  for run in manifest.runs:
+    save(manifest, run, run.steps - 1)
+    upload(manifest, run, 0, 99, {"step": 99.0, "learning/loss": 4.0}, {"step": 99.0, "eval/avg_loss": 2.5})
+  memory_bucket.num_listings = 0
+  rows = all_statuses(manifest, manifest.runs, is_active=False)
+  assert [status.state for _, status in rows] == ["done"] * 3
+  assert memory_bucket.num_listings == 1

@@ -239,8 +239,7 @@ def test_a_second_sweep_run_is_refused(manifest):
   assert result.exit_code == 2 and "another sweep run is at work there" in result.stderr
 
 
-def test_a_bucket_is_not_trained_into_from_here(write_spec, tmp_path):
+def test_runs_in_a_bucket_upload_their_metrics(write_spec, tmp_path):
   made = make(write_spec(output_directory="gs://bucket/sweep"), str(tmp_path / "sweep"))
-  assert made.load_config(made.runs[0])["gcs_metrics"] is True
-  result = CliRunner().invoke(app, ["sweep", "run", made.directory])
-  assert result.exit_code == 2 and "use sweep submit" in result.stderr
+  config = made.load_config(made.runs[0])
+  assert config["gcs_metrics"] is True and "metrics_file" not in config
