@@ -142,6 +142,7 @@ def reachable(place: str, deed: str = "read") -> Iterator[None]:
     if "://" not in place or isinstance(error, ConfigError):
       raise
     reason = " ".join(str(error).split()) or type(error).__name__
+    reason = f"not found: {reason}" if isinstance(error, FileNotFoundError) else reason
     raise ConfigError(f"{place}: cannot be {deed} ({reason[:_LONGEST_REASON]})") from error
   finally:
     log.setLevel(before)
