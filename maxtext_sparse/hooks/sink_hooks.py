@@ -27,7 +27,7 @@ def refuse_missing_wandb(config: Any) -> None:
 
 
 def upload_every_row(write_metrics_for_gcs: Function) -> Function:
-  """`MetricLogger.write_metrics_for_gcs`: writes the rows of each `log_period` steps to `metrics_dir`, as one file.
+  """`MetricLogger.write_metrics_for_gcs`: writes the rows to `metrics_dir`, in files of at most `log_period` steps.
 
   MaxText names a file by the period. So an eval of the last step, or a run that resumes within a period, replaces rows
   that are uploaded already. It also writes every file into the working directory first, which runs may share, and says
@@ -40,7 +40,7 @@ def upload_every_row(write_metrics_for_gcs: Function) -> Function:
       return write_metrics_for_gcs(self, metrics, step, metric_type)
     self.running_gcs_metrics.append(row_of(metrics["scalar"], step, config.run_name))
     is_last = step == config.steps - 1
-    if is_last or (metric_type == "train" and (step + 1) % config.log_period == 0):
+    if is_last or metric_type == "eval" or _is_due(config, int(step)):
       _upload(config, self.running_gcs_metrics, int(step))
       # The eval of the last step comes after its train row, and writes the same file again with both.
       self.running_gcs_metrics = self.running_gcs_metrics if is_last else []
@@ -93,6 +93,17 @@ def describe_run(write_setup_info_to_tensorboard: Function) -> Function:
     return result
 
   return write_setup_info
+
+
+def _is_due(config: Any, step: int) -> bool:
+  """Whether the row of a step is uploaded at once with those before it: at the end of a period, and around a checkpoint.
+
+  A run that is killed goes on behind its last checkpoint and never writes the rows before that again. The row of step
+  N - 2 is the last one that MaxText writes before it saves step N; those of N - 1 and N follow right after.
+  """
+  period = config.checkpoint_period
+  is_at_checkpoint = config.enable_checkpointing and period > 0 and step % period in (0, period - 2)
+  return is_at_checkpoint or (step + 1) % config.log_period == 0
 
 
 def _sends_to_wandb(config: Any) -> bool:

@@ -76,7 +76,7 @@ def in_bucket(port, tmp_path_factory):
   first, second = (f"sweep/{name}" for name in BRANCHES)
   with_copy_held(port, manifest, lambda: bucket.objects(port, f"{first}/checkpoints/18/"))
   assert bucket.saved_steps(port, first) == []
-  kill_when(port, manifest, lambda: 28 in bucket.saved_steps(port, second))
+  with_slow_bucket(port, manifest, lambda: any("to_step_000028" in n for n in bucket.objects(port, f"{second}/metrics/")))
   states = {entry["run"]: entry for entry in status(port, manifest)}
   assert states[BRANCHES[0]]["state"] == "done" and states[BRANCHES[1]]["state"] == "stopped"
   finish(port, "sweep", "run", manifest.directory)
@@ -98,6 +98,15 @@ def with_copy_held(port, manifest, is_due):
     kill_when(proxy.port, manifest, is_due)
   finally:
     is_over.set()
+    proxy.close()
+
+
+def with_slow_bucket(port, manifest, is_due):
+  """As `kill_when`, with 50 ms for each request, so that the run is not over before it is killed."""
+  proxy = Proxy(port, delay=0.05)
+  try:
+    kill_when(proxy.port, manifest, is_due)
+  finally:
     proxy.close()
 
 
