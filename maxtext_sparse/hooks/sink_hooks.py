@@ -38,12 +38,12 @@ def upload_every_row(write_metrics_for_gcs: Function) -> Function:
     config = self.config
     if not is_maxtext_config(config):
       return write_metrics_for_gcs(self, metrics, step, metric_type)
-    self.running_gcs_metrics.append(row_of(metrics["scalar"], step, config.run_name))
-    is_last = step == config.steps - 1
-    if is_last or metric_type == "eval" or _is_due(config, int(step)):
-      _upload(config, self.running_gcs_metrics, int(step))
-      # The eval of the last step comes after its train row, and writes the same file again with both.
-      self.running_gcs_metrics = self.running_gcs_metrics if is_last else []
+    rows = self.running_gcs_metrics
+    if rows and rows[-1]["step"] != step and _is_due(config, int(rows[-1]["step"])):
+      rows.clear()  # they are uploaded, and no eval of their last step comes any more
+    rows.append(row_of(metrics["scalar"], step, config.run_name))
+    if _is_due(config, int(step)):
+      _upload(config, rows, int(step))
     return None
 
   return keep_and_upload
@@ -56,7 +56,7 @@ def upload_last_rows(flush_metrics_and_cleanup: Function) -> Function:
     result = flush_metrics_and_cleanup(self)
     # Without gcs_metrics, and outside process 0, there are none.
     rows = is_maxtext_config(self.config) and self.running_gcs_metrics
-    if rows and rows[-1]["step"] != self.config.steps - 1:
+    if rows and not _is_due(self.config, int(rows[-1]["step"])):
       try:
         _upload(self.config, rows, int(rows[-1]["step"]))
       except RunError as error:  # the run may be ending with an error of its own, which matters more
@@ -96,14 +96,14 @@ def describe_run(write_setup_info_to_tensorboard: Function) -> Function:
 
 
 def _is_due(config: Any, step: int) -> bool:
-  """Whether the row of a step is uploaded at once with those before it: at the end of a period, and around a checkpoint.
+  """Whether the rows up to a step are uploaded with each of its rows: at the end of a period or run, and at a checkpoint.
 
   A run that is killed goes on behind its last checkpoint and never writes the rows before that again. The row of step
   N - 2 is the last one that MaxText writes before it saves step N; those of N - 1 and N follow right after.
   """
   period = config.checkpoint_period
   is_at_checkpoint = config.enable_checkpointing and period > 0 and step % period in (0, period - 2)
-  return is_at_checkpoint or (step + 1) % config.log_period == 0
+  return is_at_checkpoint or (step + 1) % config.log_period == 0 or step == config.steps - 1
 
 
 def _sends_to_wandb(config: Any) -> bool:
