@@ -26,7 +26,7 @@ def measure_study(num_runs: int) -> dict[str, float]:
   """Seconds and requests of each command on a study of so many runs, the start of the program included."""
   with tempfile.TemporaryDirectory() as folder, many_runs.finished_study(Path(folder), num_runs, DELAY) as study:
     manifest, proxy = study
-    spec, made = str(Path(folder) / "many.yml"), str(Path(folder) / "made")
+    spec, made = str(many_runs.write_spec(Path(folder), num_runs)), str(Path(folder) / "made")
     _run(proxy, "status", manifest.directory)  # the emulator writes its long answer once, and the proxy keeps it
     results: dict[str, float] = {"files": len(many_runs.objects_of(manifest))}
     for command in _COMMANDS:

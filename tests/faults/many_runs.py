@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import json
 from pathlib import Path
 import urllib.parse
@@ -11,14 +13,16 @@ import yaml
 
 from maxtext_sparse.runs.record import Plan
 from maxtext_sparse.schedule import Schedule
-from maxtext_sparse.sweeps.make import make
-from maxtext_sparse.sweeps.manifest import Manifest, read_manifest, Run
+from maxtext_sparse.sweeps.manifest import config_text, Manifest, Run
+from maxtext_sparse.sweeps.writing import replace_folder
 from tests.faults import bucket
 from tests.sweeps.conftest import TINY
 
 # The most that Google's storage tells in one answer.
 PAGE = 1000
 OUTPUT = f"{bucket.URL}/study"
+# So long that the shortest pruning phase has an event.
+LENGTH = {"steps": 1000}
 _CHECKPOINT = (
   "commit_success.txt",
   "items/manifest.ocdbt",
@@ -55,12 +59,15 @@ class PagedProxy(bucket.Proxy):
 
 def write_spec(folder: Path, num_runs: int) -> Path:
   """A sweep file over a tiny model: 100 schedules for each sparsity, and a trunk."""
-  assert num_runs % 100 == 0
-  tenths = [round(0.05 * number, 2) for number in range(1, 11)]
-  sparsities = [round(0.95 - 0.02 * number, 2) for number in range(num_runs // 100)]
-  axes = {"sparsity": sparsities, "gmp_dense_fraction": tenths, "gmp_prune_fraction": tenths}
   (folder / "tiny.yml").write_text(yaml.safe_dump(TINY))
-  spec = {"name": "many", "base": "tiny.yml", "trunk": True, "output_directory": OUTPUT, "axes": axes}
+  spec = {
+    "name": "many",
+    "base": "tiny.yml",
+    "trunk": True,
+    "output_directory": OUTPUT,
+    "set": LENGTH,
+    "axes": _axes(num_runs),
+  }
   (folder / "many.yml").write_text(yaml.safe_dump(spec))
   return folder / "many.yml"
 
@@ -68,14 +75,38 @@ def write_spec(folder: Path, num_runs: int) -> Path:
 @contextlib.contextmanager
 def finished_study(folder: Path, num_runs: int, delay: float) -> Iterator[tuple[Manifest, PagedProxy]]:
   """A study of so many runs, all of them finished, and the proxy before their bucket."""
-  manifest = make(str(write_spec(folder, num_runs)), str(folder / "study"))
+  manifest = write_study(str(folder / "study"), num_runs)
   bucket.fill(folder / "data", objects_of(manifest))
   with bucket.emulator(folder / "emulator.log", folder / "data") as port:
     proxy = PagedProxy(port, delay)
     try:
-      yield read_manifest(manifest.directory), proxy
+      yield manifest, proxy
     finally:
       proxy.close()
+
+
+def write_study(directory: str, num_runs: int) -> Manifest:
+  """The folder of the sweep as `sweep make` writes it, but with sizes of a model that nobody has built."""
+  runs, texts = [], {}
+  sizes = LENGTH | {"num_prunable": 10_000, "batch_tokens": 512, "flops_per_token": 6e4, "num_events": 3}
+  for values in itertools.product(*_axes(num_runs).values()):
+    axes = dict(zip(_axes(num_runs), values, strict=True))
+    name = "many-s{:02.0f}-d{:02.0f}-p{:02.0f}".format(*(100 * value for value in values))
+    texts[name] = config_text(
+      TINY | LENGTH | axes | {"run_name": name, "base_output_directory": OUTPUT, "gcs_metrics": True}
+    )
+    digest = hashlib.sha256(texts[name].encode()).hexdigest()
+    runs.append(Run(name, "run", f"runs/{name}.yml", trunk=None, branch_step=None, digest=digest, axes=axes, **sizes))
+  manifest = Manifest(directory, "many", OUTPUT, tuple(runs), {"devices": 1})
+  replace_folder(manifest, texts)
+  return manifest
+
+
+def _axes(num_runs: int) -> dict[str, list[float]]:
+  assert num_runs % 100 == 0
+  twentieths = [round(0.05 * number, 2) for number in range(1, 11)]
+  sparsities = [round(0.95 - 0.02 * number, 2) for number in range(num_runs // 100)]
+  return {"sparsity": sparsities, "gmp_dense_fraction": twentieths, "gmp_prune_fraction": twentieths}
 
 
 def objects_of(manifest: Manifest) -> dict[str, bytes]:
