@@ -14,7 +14,7 @@ from maxtext_sparse.errors import ConfigError, did_you_mean
 from maxtext_sparse.runs.files import folder_lock
 from maxtext_sparse.sweeps.branch import branch
 from maxtext_sparse.sweeps.manifest import Manifest, read_manifest, Run
-from maxtext_sparse.sweeps.state import is_finished
+from maxtext_sparse.sweeps.state import as_of_now, is_finished
 
 FINISHED, ALREADY, WAITING, READY, DONE = "finished", "already submitted", "waiting", "ready", "submitted"
 
@@ -82,6 +82,7 @@ def submit_sweep(
   """
   manifest = read_manifest(directory)
   with folder_lock(directory, f"{directory}: another sweep submit is running on it, wait until it ends"):
+    manifest = as_of_now(manifest)
     submissions = Submissions(directory)
     entries = list(_plan(manifest, submissions, only, resubmit, is_finished))
     workloads = {e.run.name: _workload(manifest, e, placement) for e in entries if e.state == READY}
