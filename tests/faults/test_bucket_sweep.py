@@ -24,7 +24,7 @@ from tests.sweeps.test_run import children_of, is_alive, wait_until
 
 __all__ = ["port"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # MaxText starts nine times
 
 BRANCHES = ("study-s50", "study-s80")
 LAST = 39
