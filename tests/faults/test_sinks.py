@@ -90,7 +90,7 @@ def test_a_stopped_run_uploads_its_last_rows(nursery, out, port, whole, evaluate
   assert_same_leaves(whole, Result(out, "stopped"))
 
 
-def test_a_killed_run_loses_two_rows_at_most(nursery, out, port, whole, evaluated):
+def test_a_killed_run_loses_the_rows_of_one_period_at_most(nursery, out, port, whole, evaluated):
   settings = evaluated | IN_BUCKET
   child = nursery.start(out, "killed", extra=bucket.variables(port), **settings)
   assert child.wait_until(lambda: 20 in bucket.saved_steps(port, "runs/killed")), child.log.read_text()[-3000:]
@@ -100,7 +100,7 @@ def test_a_killed_run_loses_two_rows_at_most(nursery, out, port, whole, evaluate
   complete(nursery.start(out, "killed", extra=bucket.variables(port), **settings))
   steps = [row["step"] for row in train_rows(uploaded(port, "killed"))]
   lost = sorted(set(range(60)) - set(steps))
-  assert steps == sorted(set(steps)) and set(lost) <= {last - 1, last}, lost
+  assert steps == sorted(set(steps)) and len(lost) <= 7 and all(last - 7 < step <= last for step in lost), lost
   assert_same_leaves(whole, Result(out, "killed"))
 
 
