@@ -23,7 +23,7 @@ from maxtext_sparse.export.checkpoint import Checkpoint
 from maxtext_sparse.export.llama import EMBEDDING
 
 # Beginnings of the model names whose logits agree with transformers' for tiny models (tests/export/test_families.py).
-CHECKED: tuple[str, ...] = ("gemma2-", "gemma3-", "qwen3-", "mixtral-", "deepseek2-", "deepseek3-")
+CHECKED: tuple[str, ...] = ("gemma2-", "gemma3-", "qwen3-", "mixtral-", "deepseek2-")
 _HEAD = "lm_head.weight"
 
 
@@ -118,8 +118,6 @@ def _read_tables(name: str, config: Any) -> _Tables:
     script._validate_or_update_architecture(settings, config, override=True)
     if hasattr(settings, "qk_head_dim"):
       settings.qk_head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
-    if hasattr(settings, "first_k_dense_replace"):
-      settings.first_k_dense_replace = config.first_num_dense_layers
     if config.rope_type == "yarn":
       script._apply_yarn_rope_config(settings, config)
     # Through JSON, as config.json will be read.
@@ -165,10 +163,6 @@ def _function_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
     "final_logit_softcapping": flat["final_logits_soft_cap"],
     # MaxText scales Gemma's queries by the head size, one model's by the width.
     "query_pre_attn_scalar": flat["emb_dim"] // flat["num_query_heads"] if is_by_width else flat["head_dim"],
-    # Without groups of experts, MaxText's number of groups is -1 and Hugging Face's 1.
-    "n_group": max(flat["n_routing_groups"], 1),
-    "topk_group": max(flat["topk_routing_group"], 1),
-    "routed_scaling_factor": flat["routed_scaling_factor"],
     # MaxText's gelu is the approximation with tanh.
     "hidden_activation": "gelu_pytorch_tanh",
   }
