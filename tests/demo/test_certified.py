@@ -80,7 +80,7 @@ def test_sparse_dense_and_twins_stand_side_by_side_with_standard_errors(folders)
   # Value and standard error of each of the four models; the harness has no error for a perplexity.
   counts = {metric: len(found) for metric, found in values.items()}
   assert counts == {"acc": 8, "acc_norm": 8, "bits_per_byte": 8, "byte_perplexity": 4}
-  assert all(0 < error < 0.2 for error in values["acc"][1::2])
+  assert all(0 <= error < 0.2 for error in values["acc"][1::2])
   bits, errors = values["bits_per_byte"][::2], values["bits_per_byte"][1::2]
   # After a few steps a token of several bytes costs nearly the 8.6 bits of one among 400 that are equally likely.
   assert all(1 < value < 8.6 for value in bits) and all(0 < error < 1 for error in errors)
