@@ -19,6 +19,8 @@ TINY = {"base_num_kv_heads": 2, "override_model_config": True, "tokenizer_type":
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "sparse_matmul": False, "capacity_factor": -1.0}
 LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "base_num_kv_heads": 4}
 MODELS = {
+  # This one needs no table: it is of the LLaMA-2 family, with another rotary embedding.
+  "llama3.1-8b": TINY,
   "gemma2-2b": TINY,
   # Six layers are one period of local and global attention; the window is shorter than the text.
   "gemma3-4b": TINY | {"base_num_decoder_layers": 6, "sliding_window_size": 16},
