@@ -332,7 +332,7 @@ def _check_steps(keys: SparsityKeys) -> None:
 # Features of MaxText under which the algorithm would silently not be what it says.
 _WHY_NOT = {
   "enable_diloco": "DiLoCo averages weights outside the optimizer and would revive pruned ones",
-  "use_dpo": "preference training does not pass through MaxText's train step",
+  "use_dpo": "preference training has a step of its own, which gives pruning neither its number nor masked gradients",
   "checkpoint_is_quantized": "the float kernels are not there to be pruned",
 }
 

@@ -11,7 +11,8 @@ import sys
 from _pytest.mark import ParameterSet
 import pytest
 
-from maxtext_sparse.config import KEYS
+from maxtext_sparse.config import KEYS, parse_keys
+from maxtext_sparse.config_files import parse_yaml
 from maxtext_sparse.hooks import SUPPORTED_VERSIONS
 from tests.readme_inputs import write_inputs
 
@@ -109,6 +110,40 @@ def test_a_console_block_shows_what_the_command_prints(command, output, workspac
 def numbers(word: str) -> list[float]:
   """The numbers in a word; a word without numbers equals no other word."""
   return [float(n) for n in re.findall(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?", word)] or [float("nan")]
+
+
+PACKAGE_README = REPO / "maxtext_sparse" / "README.md"
+
+
+def blocks(document: Path, language: str) -> list[str]:
+  return [body for found, body in _BLOCK.findall(read(document)) if found == language]
+
+
+def test_the_example_of_groups_means_what_the_text_says():
+  (groups,) = [block for block in blocks(PACKAGE_README, "yaml") if "prune_groups" in block]
+  keys = parse_keys(parse_yaml(groups) | {"steps": 1000})
+  assert [(pattern, rule.describe()) for pattern, rule in keys.rules] == [
+    ("/mlp/", "50 % per_matrix 2:4"),
+    ("logits_dense", "0 % per_matrix"),
+    (None, "60 % per_matrix"),
+  ]
+
+
+def test_the_example_of_a_score_prunes(tmp_path, monkeypatch):
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+
+  from maxtext_sparse import prune, Schedule
+  from maxtext_sparse.rules import PruningRule
+
+  (example,) = blocks(PACKAGE_README, "python")
+  (tmp_path / "my_scores.py").write_text(example)
+  monkeypatch.syspath_prepend(tmp_path)
+  tx = prune(optax.sgd(0.0), Schedule(9, (0,), (0.5,)), ["w"], rule=PruningRule(0.5, score="my_scores:saliency"))
+  weight, gradient = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, {"w": jnp.array([[9.0, 1.0], [1.0, 1.0]])}
+  update, _ = tx.update(gradient, tx.init(weight), weight, step=0)
+  np.testing.assert_array_equal(weight["w"] + update["w"], [[1.0, 0.0], [0.0, 4.0]])
 
 
 def test_at_least_three_commands_are_shown():

@@ -79,6 +79,16 @@ def _optimizer(parameters: tuple[str, ...]) -> Hook:
   )
 
 
+def _reinforcement_learning(parameters: tuple[str, ...]) -> Hook:
+  return Hook(
+    target="maxtext.utils.model_creation_utils:setup_configs_and_devices",
+    parameters=parameters,
+    wrap=train_hooks.refuse_reinforcement_learning,
+    reason="RL trainers build an optimizer of their own; here is where all of them take their configs from",
+    proof="tests/hooks/test_other_trainers.py",
+  )
+
+
 def _save_checkpoint(wrap: Callable[[Function], Function]) -> Hook:
   return Hook(
     target="maxtext.common.checkpointing:maybe_save_checkpoint",
@@ -101,6 +111,7 @@ _SINCE_0_2_4 = (
   _config_class(("argv", "config_class", "kwargs"), config_hooks.extend_config_class),
   _check_values(("raw_keys", "config_class")),
   _save_checkpoint(loop_hooks.observe_steps),
+  _reinforcement_learning(("argv", "kwargs", "config_class", "extra_kwargs")),
   _FINAL_EVAL,
 )
 
@@ -110,6 +121,7 @@ RELEASES: dict[str, tuple[Hook, ...]] = {
     _config_class(("argv", "kwargs"), _swap_config_class),
     _check_values(("raw_keys",)),
     _save_checkpoint(_observe_and_evaluate_last_step),
+    _reinforcement_learning(("argv", "kwargs", "extra_kwargs")),
     _optimizer(("config", "learning_rate_schedule", "model")),
   ),
   # NNX by default, Linen on request.

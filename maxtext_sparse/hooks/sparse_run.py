@@ -99,6 +99,13 @@ def run_of(config: Any) -> SparseRun | None:
   return run
 
 
+# Why a trainer is refused that does not train with MaxText's `train_step`.
+OWN_STEP = (
+  "this trainer has a train step of its own, from which pruning gets neither the step nor masked gradients; use "
+  "pre-training or train_sft_native"
+)
+
+
 @dataclasses.dataclass
 class StepTrace:
   """A train step that is being traced.
@@ -134,5 +141,5 @@ def current_trace() -> StepTrace:
   """
   trace = _trace.get()
   if trace is None:
-    raise ConfigError("sparsity: this trainer has a train step of its own, use pre-training or train_sft_native")
+    raise ConfigError(f"sparsity: {OWN_STEP}")
   return trace

@@ -42,6 +42,24 @@ def wrap_optimizer(get_optimizer: Function) -> Function:
   return get_pruning_optimizer
 
 
+def refuse_reinforcement_learning(setup_configs_and_devices: Function) -> Function:
+  """`model_creation_utils.setup_configs_and_devices`: RL trainers take their configs from it.
+
+  Their optimizer is an AdamW of their own, which no hook reaches: they would train dense without a word.
+  """
+
+  def setup_dense_configs(*args: Any, **kwargs: Any) -> Any:
+    parts = setup_configs_and_devices(*args, **kwargs)
+    for settings in map(settings_of, parts[:2]):  # of the trainer, then of the sampler
+      if settings is not None and settings.schedule is not None:
+        raise ConfigError(
+          f"{settings.describe()}: RL trainers build an optimizer of their own, which does not prune, unset it"
+        )
+    return parts
+
+  return setup_dense_configs
+
+
 def publish_step(train_step: Function) -> Function:
   """`train.train_step`: hands the train state's step to the optimizer and the loss, and brings the threshold out."""
 
@@ -105,13 +123,11 @@ def _refuse_other_trainers(settings: Settings, config: Any, model: Any) -> None:
   """Raises ConfigError for trainers that build an optimizer here and then train without MaxText's own step.
 
   Distillation passes no model. The SFT and DPO trainers based on tunix pass the pydantic config instead of
-  `HyperParameters`. Without `train_step` nothing would tell the optimizer its step.
+  `HyperParameters`. Their step passes nothing but gradients to the optimizer, clipped already. The optimizer's own count
+  is no replacement for the step: a resume restores the weights alone, and the count begins anew.
   """
   if model is None or isinstance(config, pydantic.BaseModel):
-    raise ConfigError(
-      f"{settings.describe()}: this trainer does not train with MaxText's own train step, use pre-training or "
-      "train_sft_native"
-    )
+    raise ConfigError(f"{settings.describe()}: {sparse_run.OWN_STEP}")
 
 
 def _stepped(optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:

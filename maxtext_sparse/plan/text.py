@@ -61,14 +61,19 @@ def print_twins(twins: Sequence[Twin], num_prunable: int, console: Console) -> N
 
 
 def print_model(model: "Model", console: Console) -> None:
-  """Prints every array with its size and whether it is pruned, and the totals."""
+  """Prints every array with its size and whether it is pruned, and the totals.
+
+  The shape of a pruned matrix has an arrow from its input to its output features; groups of n:m lie along the last axis
+  before the arrow.
+  """
   pruned = {parameter.path for parameter in model.prunable}
   table = new_table(["parameter", "shape of a matrix", "matrices", "weights", "pruned"])
   for parameter in model.parameters:
-    shape = " x ".join(str(n) for axis, n in enumerate(parameter.shape) if axis not in parameter.stack_axes)
+    is_pruned = parameter.path in pruned
+    features = [parameter.contraction_axes, parameter.output_axes] if is_pruned else [parameter.matrix_axes]
+    shape = " -> ".join(" x ".join(str(parameter.shape[axis]) for axis in axes) for axes in features)
     count = parameter.size // parameter.matrix_size
-    is_pruned = "yes" if parameter.path in pruned else ""
-    table.add_row(parameter.path, shape, str(count), f"{parameter.size:,}", is_pruned)
+    table.add_row(parameter.path, shape, str(count), f"{parameter.size:,}", "yes" if is_pruned else "")
   print_table(console, table)
   share = model.num_prunable / model.total
   say(console, f"total     {model.total:>18,}  {short(model.total)}")

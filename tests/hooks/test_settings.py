@@ -7,7 +7,6 @@ from unittest import mock
 import pytest
 
 from maxtext_sparse import hooks
-from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks import settings
 from maxtext_sparse.hooks.settings import settings_of
 from tests.hooks.harness import arguments, SPARSE
@@ -94,18 +93,6 @@ def test_the_pydantic_config_has_the_settings_too(tmp_path):
 
   config = pyconfig.initialize_pydantic(["train.py", *arguments(tmp_path, "settings", **SPARSE)])
   assert settings_of(config).schedule.event_steps == (4, 7, 10, 13)
-
-
-def test_a_trainer_that_brings_the_pydantic_config_is_refused_when_sparse(tmp_path):
-  """The SFT and DPO trainers of tunix do; MaxText's train step, which the pruning needs, is not in them."""
-  from maxtext.configs import pyconfig
-  from maxtext.optimizers import optimizers
-
-  args = ["train.py", *arguments(tmp_path, "settings", opt_type="sgd")]
-  optimizers.get_optimizer(pyconfig.initialize_pydantic(args), 0.1, object())
-  sparse = pyconfig.initialize_pydantic([*args, *(f"{key}={value}" for key, value in SPARSE.items())])
-  with pytest.raises(ConfigError, match=r"^sparsity=0\.8: this trainer does not train with MaxText's own train step"):
-    optimizers.get_optimizer(sparse, 0.1, object())
 
 
 @dataclasses.dataclass

@@ -49,6 +49,7 @@ def test_the_set_of_replaced_attributes_is_frozen(table):
     "maxtext.trainers.pre_train.train:training_loop_iteration",
     "maxtext.trainers.pre_train.train_compile:jit_and_compile",
     "maxtext.utils.max_logging:log",
+    "maxtext.utils.model_creation_utils:setup_configs_and_devices",
     "maxtext.utils.train_utils:setup_train_loop",
   ]
 

@@ -94,6 +94,9 @@ def test_mixture_of_experts_prunes_the_experts_and_not_the_router(worker, out):
   run = worker.train(out, "moe", **(SPARSE | moe))
   experts = [k for k in run.prunable() if "MoeBlock_0/w" in k]
   assert len(experts) == 3
+  # Each expert of each layer is a matrix of its own.
+  named = [name for name in run.event_files()[-1]["matrices"] if "MoeBlock_0/wi_0[" in name]
+  assert [name.partition("[")[2] for name in named] == [f"{layer},{e}]" for layer in range(2) for e in range(4)]
   total = run.num_prunable()
   assert run.num_nonzero() == total - round(0.8 * total)
   (router,) = [v for k, v in run.weights().items() if "gate/kernel" in k]

@@ -89,6 +89,10 @@ def test_params_json():
 def test_text_of_params_marks_what_is_pruned():
   text = call("params", *SMALL).stdout
   assert "decoder/logits_dense/kernel" in text and "114,688" in text
+  rows = {line.split()[0]: line for line in text.splitlines() if "kernel" in line}
+  # From the axes that a product sums over, the last of which n:m divides, to the others.
+  assert " 64 -> 4 x 16 " in rows["decoder/layers/self_attention/query/kernel"]
+  assert " 4 x 16 -> 64 " in rows["decoder/layers/self_attention/out/kernel"]
 
 
 def test_text_of_plan_has_phases_plot_and_costs():

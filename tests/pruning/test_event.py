@@ -1,7 +1,6 @@
 """Events under every scope, structure and score, against references in numpy that sort; on one device and on eight."""
 
 import functools
-import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +13,9 @@ import pytest
 from maxtext_sparse.pruning import event
 from maxtext_sparse.pruning.groups import plan_for_schedule, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter
-from maxtext_sparse.pruning.quotas import floor_counts
 from maxtext_sparse.rules import Block, NOfM, PruningRule
 from maxtext_sparse.schedule import Schedule
-from tests.pruning.test_threshold import reference_hash
+from tests.pruning.sorting_reference import Arena, GRADIENT_SCORE
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -32,18 +30,11 @@ SCHEDULE = Schedule(10, (2, 4), (0.7, 0.5))
 NUM_WEIGHTS = sum(p.size for p in PARAMETERS)
 
 
-def gradient_score(weight, parameter, gradient):
-  """A user's score that needs the gradient: the larger the product, the longer a weight lives."""
-  assert parameter.shape == weight.shape
-  return jnp.abs(weight.astype(jnp.float32) * gradient)
-
-
 def wrong_shape(weight, parameter):
   del parameter
   return weight.ravel()
 
 
-GRADIENT_SCORE = f"{__name__}:gradient_score"
 RULES = {
   "global": PruningRule(0.5),
   "per_matrix": PruningRule(0.5, scope="per_matrix"),
@@ -106,132 +97,9 @@ KINDS = ("normal", "few values", "half zero", "one value")
 # --- the same in numpy, by sorting ------------------------------------------------------------------------------------
 
 
-def hashes(offset: int, shape, seed: int = 0) -> np.ndarray:
-  index = (np.arange(np.prod(shape), dtype=np.uint32) + np.uint32(offset)).reshape(shape)
-  return reference_hash(index ^ reference_hash(np.uint32([seed])).view(np.uint32) if seed else index)
-
-
-def reference_scores(rule: PruningRule, weights, gradients) -> dict[str, np.ndarray]:
-  scores, offset = {}, 0
-  for parameter in PARAMETERS:
-    w = weights[parameter.path].astype(np.float32)
-    if rule.score == "random":
-      bits = hashes(offset, w.shape, rule.seed + 1).view(np.uint32) >> 8
-      scores[parameter.path] = (bits + 1).astype(np.float32)
-    elif rule.score == GRADIENT_SCORE:
-      scores[parameter.path] = np.abs(w * gradients[parameter.path])
-    elif rule.score == "magnitude_rms":
-      axes = parameter.matrix_axes
-      live = np.maximum((w != 0).sum(axes, keepdims=True), 1)
-      scores[parameter.path] = np.abs(w) / np.sqrt((w.astype(np.float64) ** 2).sum(axes, keepdims=True) / live)
-    else:
-      scores[parameter.path] = np.abs(w)
-    offset += w.size
-  return scores
-
-
-class Entry:
-  """One thing that lives or dies: a weight or a block of them."""
-
-  def __init__(self, path, matrix, index, score, tie):
-    self.path, self.matrix, self.index, self.score, self.tie = path, matrix, index, score, tie
-
-
-def matrix_of(parameter: Parameter, index) -> tuple[int, ...]:
-  return tuple(index[axis] for axis in parameter.stack_axes)
-
-
-def weight_entries(weights, scores) -> list[Entry]:
-  entries, offset = [], 0
-  for parameter in PARAMETERS:
-    w, ties = weights[parameter.path], hashes(offset, parameter.shape)
-    for index in np.ndindex(*parameter.shape):
-      if w[index] != 0:
-        matrix = (parameter.path, *matrix_of(parameter, index))
-        entries.append(Entry(parameter.path, matrix, [index], scores[parameter.path][index], ties[index]))
-    offset += w.size
-  return entries
-
-
-def block_entries(rule: PruningRule, weights, scores) -> list[Entry]:
-  """Blocks, each with the list of the indices in it."""
-  entries, offset = [], 0
-  for parameter in PARAMETERS:
-    w, score = weights[parameter.path], scores[parameter.path]
-    rows, columns = parameter.contraction_axes[-1], parameter.output_axes[-1]
-    units = {rows: rule.structure.rows, columns: rule.structure.columns}
-    grid = [size // units.get(axis, 1) for axis, size in enumerate(parameter.shape)]
-    ties = hashes(offset, grid)
-    for block in np.ndindex(*grid):
-      ranges = [range(b * units.get(a, 1), (b + 1) * units.get(a, 1)) for a, b in enumerate(block)]
-      inside = list(itertools.product(*ranges))
-      if any(w[index] != 0 for index in inside):
-        norm = np.sqrt(sum(float(score[i]) ** 2 for i in inside if w[i] != 0))
-        matrix = (parameter.path, *matrix_of(parameter, inside[0]))
-        entries.append(Entry(parameter.path, matrix, inside, norm, ties[block]))
-    offset += w.size
-  return entries
-
-
-def best(entries: list[Entry], number: int) -> list[Entry]:
-  return sorted(entries, key=lambda e: (e.score, e.tie), reverse=True)[:number]
-
-
-def protected_entries(rule: PruningRule, entries: list[Entry]) -> list[Entry]:
-  """The n best of each group of m, or the best of each matrix up to its floor."""
-  groups: dict = {}
-  for entry in entries:
-    if rule.structure is not None:
-      parameter = next(p for p in PARAMETERS if p.path == entry.path)
-      axis = parameter.contraction_axes[-1]
-      index = entry.index[0]
-      key = (entry.path, *index[:axis], index[axis] // rule.structure.m, *index[axis + 1 :])
-      groups.setdefault(key, (rule.structure.n, []))[1].append(entry)
-    else:
-      floors = dict(zip([p.path for p in PARAMETERS], floor_counts(rule, PARAMETERS)))
-      per_matrix = floors[entry.path] // next(p for p in PARAMETERS if p.path == entry.path).num_matrices
-      groups.setdefault(entry.matrix, (per_matrix, []))[1].append(entry)
-  return [entry for number, members in groups.values() for entry in best(members, number)]
-
-
-def budgets_by_contest(rule: PruningRule, event_index: int) -> dict:
-  """Contest -> how many entries of it survive: one contest, or one for each matrix."""
-  counts = plan_of(rule).groups[0].quotas[event_index]
-  unit = rule.structure.size if isinstance(rule.structure, Block) else 1
-  if rule.scope == "global":
-    return {(): counts[0] // unit}
-  shares = {}
-  for parameter, count in zip(PARAMETERS, counts):
-    number = count // unit
-    for i, place in enumerate(itertools.product(*map(range, parameter.stack_shape))):
-      shares[parameter.path, *place] = number // parameter.num_matrices + (i < number % parameter.num_matrices)
-  return shares
-
-
-def num_protected(rule: PruningRule, contest) -> int:
-  """How many places are protected, live or not."""
-  sizes = {(p.path, *i): p.matrix_size for p in PARAMETERS for i in itertools.product(*map(range, p.stack_shape))}
-  if isinstance(rule.structure, NOfM):
-    size = NUM_WEIGHTS if contest == () else sizes[contest]
-    return size * rule.structure.n // rule.structure.m
-  return sum(floor_counts(rule, PARAMETERS)) if rule.min_matrix_density else 0
-
-
 def reference_masks(rule: PruningRule, weights, gradients, event_index: int) -> dict[str, np.ndarray]:
-  scores = reference_scores(rule, weights, gradients)
-  is_block = isinstance(rule.structure, Block)
-  entries = block_entries(rule, weights, scores) if is_block else weight_entries(weights, scores)
-  has_protected = isinstance(rule.structure, NOfM) or rule.min_matrix_density > 0
-  kept = protected_entries(rule, entries) if has_protected else []
-  safe = {id(entry) for entry in kept}
-  for contest, number in budgets_by_contest(rule, event_index).items():
-    candidates = [e for e in entries if id(e) not in safe and (contest == () or e.matrix == contest)]
-    kept += best(candidates, max(0, number - num_protected(rule, contest)))
-  masks = {path: np.zeros(w.shape, bool) for path, w in weights.items()}
-  for entry in kept:
-    for index in entry.index:
-      masks[entry.path][index] = weights[entry.path][index] != 0
-  return masks
+  counts = plan_of(rule).groups[0].quotas[event_index]
+  return Arena(rule, PARAMETERS).masks(weights, gradients, counts)
 
 
 def assert_same_masks(ours, reference) -> None:
@@ -382,12 +250,12 @@ def test_a_score_of_another_shape_is_refused():
 )
 @pytest.mark.parametrize("rule", EVERY_RULE.values(), ids=EVERY_RULE)
 def test_eight_devices_keep_the_same_weights_as_one(mesh, rule, dtype):
-  weights, gradients = draw("normal", 15, dtype), draw("normal", 16)
-  one = keep_masks(rule, weights, gradients)
   # Groups of four cross the shards of the contraction axis, which has two rows for each of four devices.
   specs = {"mlp/wi/kernel": jax.P("fsdp", None, "tensor"), "moe/wi_0": jax.P(None, "tensor", "fsdp")}
-  placed = {
-    path: jax.device_put(w, jax.NamedSharding(mesh, specs.get(path, jax.P(None, "fsdp", "tensor"))))
-    for path, w in weights.items()
-  }
-  assert_same_masks(keep_masks(rule, placed, gradients), one)
+  for kind in ("normal", "few values"):
+    weights, gradients = draw(kind, 15, dtype), draw("normal", 16)
+    placed = {
+      path: jax.device_put(w, jax.NamedSharding(mesh, specs.get(path, jax.P(None, "fsdp", "tensor"))))
+      for path, w in weights.items()
+    }
+    assert_same_masks(keep_masks(rule, placed, gradients), keep_masks(rule, weights, gradients))

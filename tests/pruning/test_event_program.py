@@ -58,4 +58,6 @@ def test_weights_stay_where_they_are(mesh, rule):
   # Two Counts of two numbers for each of seven candidates and each matrix.
   assert moved and max(moved) <= 28 * NUM_MATRICES
   assert not {"sort", "gather", "scatter"} & {opcode for opcode, _ in found}
+  # One search for all matrices, a loop over scores and one over hashes. Floors have a search of their own before it.
+  assert [opcode for opcode, _ in found].count("while") == (4 if rule.min_matrix_density else 2)
   assert max((size for opcode, size in found if opcode == "transpose"), default=0) < SMALLEST // 8

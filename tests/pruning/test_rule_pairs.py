@@ -6,12 +6,8 @@ import pytest
 
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.rules import Block, check_rule, NOfM, PruningRule, SCOPES
-from tests.pruning.test_event import (
-  draw,
-  GRADIENT_SCORE,
-  keep_masks,
-  reference_masks,
-)
+from tests.pruning.sorting_reference import GRADIENT_SCORE
+from tests.pruning.test_event import draw, keep_masks, reference_masks
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

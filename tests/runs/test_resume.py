@@ -50,6 +50,17 @@ def test_other_events_show_both_schedules():
   assert "2 events at 3..9" in told and "sparsity=" not in told
 
 
+def test_other_rules_are_told_with_their_parameters_where_there_are_several():
+  by = lambda *rules: dataclasses.replace(PLAN, rules=rules)
+  told = refusal(by("80 % per_matrix: layers/key/kernel"), by("80 % global: layers/key/kernel"))
+  assert told.startswith("pruning rules: this run began with 80 % global, the config asks for 80 % per_matrix; restore")
+  groups = by("50 % global 2:4: layers/wi_0/kernel", "80 % global: layers/key/kernel")
+  told = refusal(groups, by("80 % global: layers/key/kernel, layers/wi_0/kernel"))
+  assert "the config asks for 50 % global 2:4: layers/wi_0/kernel; 80 % global: layers/key/kernel; restore" in told
+  # Records of older versions do not know their rules.
+  assert plan_to_follow(groups, PLAN, 5, num_nonzero=50) == groups
+
+
 def test_all_that_differs_is_told():
   told = refusal(other((0.5, 0.4), (3, 9), NAMES[1:]))
   assert all(part in told for part in ("sparsity=0.6", "no longer pruned: layers/key/kernel", "2 events at 3..9"))

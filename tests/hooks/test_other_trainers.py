@@ -1,0 +1,121 @@
+"""Trainers without MaxText's own train step: a sparse run is refused in one line, a dense run is left alone.
+
+None of them may take the sparsity keys and train dense.
+"""
+
+import subprocess
+import sys
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import pytest
+
+from maxtext_sparse import hooks
+from maxtext_sparse.config_files import dump, read_config, stock_file
+from maxtext_sparse.errors import ConfigError
+from tests.hooks.harness import arguments, environment, SPARSE
+
+pytestmark = pytest.mark.release
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hooked():
+  with hooks.installed():
+    yield
+
+
+@pytest.fixture
+def command_line(tmp_path):
+  return lambda **keys: ["train.py", *arguments(tmp_path, "other", opt_type="sgd", **keys)]
+
+
+@pytest.fixture
+def get_optimizer():
+  from maxtext.optimizers import optimizers
+
+  return lambda *args, **kwargs: optimizers.get_optimizer(*args, **kwargs)
+
+
+ACTIVE = {"sparse": SPARSE, "hold": {"pruning_method": "hold"}}
+OPENING = {"sparse": r"^sparsity=0\.8: ", "hold": "^pruning_method=hold: "}
+
+
+@pytest.mark.parametrize("way", ACTIVE)
+def test_tunix_trainers_for_instructions_and_preferences_bring_the_pydantic_config(command_line, get_optimizer, way):
+  from maxtext.configs import pyconfig
+
+  get_optimizer(pyconfig.initialize_pydantic(command_line()), 0.1, object())
+  config = pyconfig.initialize_pydantic(command_line(**ACTIVE[way]))
+  with pytest.raises(ConfigError, match=OPENING[way] + "this trainer has a train step of its own"):
+    get_optimizer(config, 0.1, object())
+
+
+@pytest.mark.parametrize("way", ACTIVE)
+def test_distillation_brings_no_model(command_line, get_optimizer, way):
+  from maxtext.configs import pyconfig
+
+  get_optimizer(pyconfig.initialize(command_line()), 0.1, model=None)
+  config = pyconfig.initialize(command_line(**ACTIVE[way]))
+  with pytest.raises(ConfigError, match=OPENING[way] + "this trainer has a train step of its own"):
+    get_optimizer(config, 0.1, model=None)
+
+
+class Model(nnx.Module):
+  """What is enough of a model to build an optimizer for."""
+
+  def __init__(self):
+    self.mlp = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("way", ACTIVE)
+def test_the_optimizer_says_so_where_another_step_calls_it(command_line, get_optimizer, way):
+  """As MaxText's training engine and its experimental GRPO trainer do."""
+  from maxtext.configs import pyconfig
+
+  model = Model()
+  weights = nnx.as_pure(nnx.state(model, nnx.Param))
+  gradients = jax.tree.map(jnp.ones_like, weights)
+  dense = get_optimizer(pyconfig.initialize(command_line()), 0.1, model)
+  dense.update(gradients, dense.init(weights), weights)
+  sparse = get_optimizer(pyconfig.initialize(command_line(**ACTIVE[way])), 0.1, model)
+  with pytest.raises(ConfigError, match=r"^sparsity: this trainer has a train step of its own"):
+    sparse.update(gradients, sparse.init(weights), weights)
+
+
+@pytest.mark.parametrize("way", ACTIVE)
+def test_reinforcement_learning_takes_its_configs_where_the_keys_are_refused(command_line, tmp_path, way):
+  """Its optimizer is one of its own. The section `rl`, by which it is refused earlier, may be missing from a config."""
+  from maxtext.configs import types
+  from maxtext.utils.model_creation_utils import setup_configs_and_devices
+
+  stock = stock_file("post_train/rl.yml")
+  assert stock is not None
+  content = {key: value for key, value in read_config(stock).items() if key != "rl"}
+  content |= {"base_config": "base.yml"} if "base_config" in content else {}
+  (tmp_path / "rl.yml").write_text(dump(content))
+  setup = lambda **keys: setup_configs_and_devices(
+    ["train_rl.py", str(tmp_path / "rl.yml"), *command_line(**keys)[1:]],
+    **({"config_class": types.RLConfig} if hasattr(types, "RLConfig") else {}),
+  )
+  trainer, *_ = setup()
+  assert trainer.sparsity == 0.0
+  with pytest.raises(ConfigError, match=OPENING[way] + "RL trainers build an optimizer of their own"):
+    setup(**ACTIVE[way])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(hooks.maxtext_version() != "0.2.5", reason="MaxText's engine can be compiled from 0.2.5 on")
+def test_compiling_the_training_engine_ends_with_one_line(tmp_path):
+  args = [
+    a for a in arguments(tmp_path, "engine", **SPARSE) if not a.startswith(("hardware", "skip_jax", "metrics_file"))
+  ]
+  topology = ["compile_topology=v5e-16", "compile_topology_num_slices=1"]
+  command = [sys.executable, "-m", "maxtext_sparse", "run", "maxtext.training_engine.maxtext_engine_compile"]
+  done = subprocess.run(
+    [*command, *args, *topology], env=environment(), capture_output=True, text=True, check=False, timeout=600
+  )
+  assert done.returncode == 2, done.stderr[-3000:]
+  assert done.stderr.splitlines()[-1].startswith(
+    "maxtext-sparse: error: sparsity: this trainer has a train step of its own"
+  )
