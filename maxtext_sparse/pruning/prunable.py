@@ -165,6 +165,12 @@ def _require_matches(keys: SparsityKeys, linear: Sequence[str], every: Sequence[
   for key, pattern in patterns:
     if not any(re.search(pattern, path) for path in linear):
       raise ConfigError(f"{key}={pattern!r}: matches none of the {len(linear)} prunable parameters, such as {linear[0]}")
+  decided = {rule_index(keys, path) for path in linear}
+  for i, group in enumerate(keys.prune_groups):
+    if i not in decided:
+      raise ConfigError(
+        f"prune_groups[{i}].match={group.match!r}: earlier entries decide on all that it matches, move it up"
+      )
   keyword = keys.do_not_prune_kw
   if keyword and not any(keyword in path for path in every):
     raise ConfigError(f"do_not_prune_kw={keyword!r}: is part of no parameter path, such as {linear[0]}")

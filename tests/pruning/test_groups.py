@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from maxtext_sparse.config import parse_keys
+from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.pruning.groups import plan_pruning, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter
 from maxtext_sparse.rules import Block, NOfM, PruningRule
@@ -199,3 +200,12 @@ def test_the_first_entry_that_matches_decides():
     "erk/mlp/wi/kernel": 0.5,
     "rest/mlp/wi/kernel": 0.75,
   }
+
+
+def test_an_entry_that_decides_on_nothing_is_refused():
+  groups = [{"match": "out", "sparsity": 0.25}, {"match": "attention/out", "sparsity": 0.5}]
+  keys = parse_keys(EVENTS | {"prune_groups": groups, "sparsity": 0.75})
+  with pytest.raises(
+    ConfigError, match=r"^prune_groups\[1\].match='attention/out': earlier entries decide on all that it"
+  ):
+    plan_pruning(keys, parameters_of("rest"), EVENTS["steps"])
