@@ -17,6 +17,7 @@ import jax
 import optax
 import pydantic
 
+from maxtext_sparse.config import KEYS, SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks import sparse_run
 from maxtext_sparse.hooks.registry import Function
@@ -50,10 +51,12 @@ def refuse_reinforcement_learning(setup_configs_and_devices: Function) -> Functi
 
   def setup_dense_configs(*args: Any, **kwargs: Any) -> Any:
     parts = setup_configs_and_devices(*args, **kwargs)
-    for settings in map(settings_of, parts[:2]):  # of the trainer, then of the sampler
-      if settings is not None and settings.schedule is not None:
+    for config in parts[:2]:  # of the trainer, then of the sampler
+      # Without their schedule, because these trainers derive another length of the run than `steps`.
+      keys = SparsityKeys(**{name: value for name, value in vars(config).items() if name in KEYS})
+      if keys.is_active:
         raise ConfigError(
-          f"{settings.describe()}: RL trainers build an optimizer of their own, which does not prune, unset it"
+          f"{Settings(keys, None).describe()}: RL trainers build an optimizer of their own, which never prunes, unset it"
         )
     return parts
 
