@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from maxtext_sparse.export.checkpoint import Checkpoint
-from maxtext_sparse.export.read_back import import_folder
-from maxtext_sparse.export.write import export_checkpoint
 from maxtext_sparse.pruning.prunable import is_linear_kernel
 from tests.faults.conftest import nursery
 from tests.faults.harness import SAVING
@@ -113,16 +111,6 @@ def test_pre_training_prunes_the_parameters_of_a_dense_checkpoint_from_step_0(nu
   run = nursery.train(out, "from-parameters", **saving, sparsity=0.8, load_parameters_path=items, **FROM_STEP_0)
   assert run.column("step")[0] == 0 and len(run.event_files()) == 5
   assert num_live(run.folder) == NUM_PRUNABLE - round(0.8 * NUM_PRUNABLE)
-  assert run.column("learning/loss")[0] < losses(out, "start-dense")[0] - 1
-
-
-def test_a_model_that_comes_from_hugging_face_is_pruned_from_step_0(nursery, out, saving, dense, tmp_path):
-  export_checkpoint(str(dense / "checkpoints" / str(STEPS - 1)), str(tmp_path / "hf"), [])
-  imported = import_folder(str(tmp_path / "hf"), str(tmp_path / "maxtext"))
-  start = {"load_parameters_path": imported.checkpoint, "pruning_structure": "2:4"}
-  run = nursery.train(out, "from-hugging-face", **saving, **start, **FROM_STEP_0)
-  assert run.column("step")[0] == 0 and len(run.event_files()) == 5
-  assert num_live(dense) == NUM_PRUNABLE and num_live(run.folder) == NUM_PRUNABLE // 2
   assert run.column("learning/loss")[0] < losses(out, "start-dense")[0] - 1
 
 
