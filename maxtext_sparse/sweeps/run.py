@@ -79,13 +79,9 @@ def run_sweep(directory: str, jobs: int, only: str | None, console: Console) -> 
     name -> where the run stands at the end, for the chosen runs and their trunks.
 
   Raises:
-    ConfigError: the runs write into a bucket, no name matches `only`, or another `sweep run` is at work in the folder.
+    ConfigError: no name matches `only`, another `sweep run` is at work in the folder, or the bucket cannot be read.
   """
   manifest = read_manifest(directory)
-  if not is_local(manifest.output_directory):
-    raise ConfigError(
-      f"output_directory={manifest.output_directory}: sweep run trains into a folder of this machine, use sweep submit"
-    )
   chosen = choose(manifest, only)
   with folder_lock(directory, f"{directory}: another sweep run is at work there, wait for it"):
     _make_corpus(manifest, console)
