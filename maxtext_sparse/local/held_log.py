@@ -8,13 +8,13 @@ from typing import Any, TextIO
 
 from maxtext_sparse.hooks.listeners import when_set_up
 
-# Refusals come earlier. After this time someone may want to know what a run waits for.
+# Time from the first line on. Refusals come earlier, and after it someone may want to know what a run waits for.
 _LONGEST_SECONDS = 60.0
 
 
 @contextlib.contextmanager
 def held_until_set_up(values: Mapping[str, Any]) -> Iterator[None]:
-  """Keeps what Python prints in the with block until the run is set up, or for a minute.
+  """Keeps what Python prints in the with block until the run is set up, or for a minute after the first line.
 
   If the block fails before that, one line will say why, and what was kept is dropped. What libraries print in C++ is
   never kept: it may be the last words of a process that dies.
@@ -23,7 +23,6 @@ def held_until_set_up(values: Mapping[str, Any]) -> Iterator[None]:
     values: the keys that the run sets itself, which do not matter here.
   """
   del values
-  streams = _Held(sys.stdout), _Held(sys.stderr)
 
   def let_go() -> None:
     for stream in streams:
@@ -31,7 +30,7 @@ def held_until_set_up(values: Mapping[str, Any]) -> Iterator[None]:
 
   clock = threading.Timer(_LONGEST_SECONDS, let_go)
   clock.daemon = True
-  clock.start()
+  streams = _Held(sys.stdout, clock), _Held(sys.stderr, clock)
   before = sys.stdout, sys.stderr
   sys.stdout, sys.stderr = streams  # they do all that a stream does
   try:
@@ -49,8 +48,8 @@ def held_until_set_up(values: Mapping[str, Any]) -> Iterator[None]:
 class _Held:
   """A stream that keeps what is written to it until it is let go. Handlers of logs hold on to it for ever."""
 
-  def __init__(self, stream: TextIO):
-    self._stream = stream
+  def __init__(self, stream: TextIO, clock: threading.Timer):
+    self._stream, self._clock = stream, clock
     self._kept: list[str] | None = []
     self._lock = threading.RLock()
 
@@ -60,6 +59,8 @@ class _Held:
       if self._kept is None:
         return self._stream.write(text)
       self._kept.append(text)
+      if self._clock.ident is None:  # it has not started
+        self._clock.start()
       return len(text)
 
   def flush(self) -> None:
