@@ -30,7 +30,8 @@ def held_until_set_up(values: Mapping[str, Any]) -> Iterator[None]:
 
   clock = threading.Timer(_LONGEST_SECONDS, let_go)
   clock.daemon = True
-  streams = _Held(sys.stdout, clock), _Held(sys.stderr, clock)
+  lock = threading.RLock()
+  streams = _Held(sys.stdout, clock, lock), _Held(sys.stderr, clock, lock)
   before = sys.stdout, sys.stderr
   sys.stdout, sys.stderr = streams  # they do all that a stream does
   try:
@@ -48,10 +49,9 @@ def held_until_set_up(values: Mapping[str, Any]) -> Iterator[None]:
 class _Held:
   """A stream that keeps what is written to it until it is let go. Handlers of logs hold on to it for ever."""
 
-  def __init__(self, stream: TextIO, clock: threading.Timer):
-    self._stream, self._clock = stream, clock
+  def __init__(self, stream: TextIO, clock: threading.Timer, lock: threading.RLock):
+    self._stream, self._clock, self._lock = stream, clock, lock
     self._kept: list[str] | None = []
-    self._lock = threading.RLock()
 
   def write(self, text: str) -> int:
     """Keeps the text or passes it on."""

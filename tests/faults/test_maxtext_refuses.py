@@ -46,6 +46,15 @@ def test_traceback_shows_the_rest(nursery, tmp_path):
   assert "Traceback (most recent call last)" in shown and "decoder_block" in shown
 
 
+def test_without_a_bar_the_line_stands_alone(tmp_path):
+  """In a process that imports MaxText itself, whose log is held back until the run is set up."""
+  words = ["train", *CASES["value"][0], "run_name=refused", f"base_output_directory={tmp_path}"]
+  command = [sys.executable, "-m", "maxtext_sparse", *words]
+  done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, check=False)
+  assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1, done.stderr[-2000:]
+  assert done.stderr.startswith("maxtext-sparse: error: MaxText: decoder_block=lama2: unknown, did you mean llama2?; ")
+
+
 def test_a_machine_without_an_accelerator_is_told_what_to_add(tmp_path):
   """In a process that nobody has told to use the CPU."""
   variables = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")}
