@@ -105,6 +105,7 @@ def test_a_file_that_may_not_be_read_is_one_line(folder):
     ["run_name=a=b", "prune_include=['a','b']", "eval_start_step=5", "rampup_end_step=3"],
     ["lora.enable_lora=true", "lora.lora_rank=4"],
     ["good.yml", "--format", "hf", "--out=x"],
+    ["steps=${oc.env:STEPS}", "sparsity=${oc.env:S}", "run_name=s-${sparsity}"],
   ],
 )
 def test_what_maxtext_takes_is_taken(folder, words):

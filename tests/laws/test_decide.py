@@ -10,7 +10,7 @@ from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.laws.fit import fit
 from maxtext_sparse.laws.forms import LAWS
 from maxtext_sparse.laws.predict import average_density, candidate, candidate_of_config, extrapolations, predictions
-from maxtext_sparse.laws.recommend import best_run, recommend, TrainingBudget
+from maxtext_sparse.laws.recommend import best_run, nothing_sparse, recommend, TrainingBudget
 from maxtext_sparse.laws.runs_table import check_runs
 from maxtext_sparse.laws.shapes import nearest_shape, SUITE
 from maxtext_sparse.laws.uncertainty import bootstrap
@@ -112,6 +112,13 @@ def test_recommendation_respects_budget_and_cap(exact):
   # Runs without scatter leave no doubt.
   assert result["difference"]["loss"] > 0 and result["difference"]["is_clear"]
   assert result["warnings"] == []
+
+
+def test_dense_runs_are_named_as_the_reason_why_no_sparse_run_is_considered(exact):
+  dense = fit(LAWS["average"], check_runs(runs_of(average_law, sparsities=(0.0,))))
+  assert "only dense runs were considered" in nothing_sparse(dense, TrainingBudget(1e20, max_sparsity=0.0))
+  assert nothing_sparse(dense, TrainingBudget(1e20, max_sparsity=0.8)) is None
+  assert nothing_sparse(exact, TrainingBudget(1e20, max_sparsity=0.0)) is None
 
 
 def test_recommendation_warns_beyond_the_fitted_range(exact):
