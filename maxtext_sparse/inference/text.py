@@ -5,7 +5,7 @@ from typing import Any, TYPE_CHECKING
 
 from maxtext_sparse.inference.break_even import against_rivals
 from maxtext_sparse.inference.comparison import DENSE, OURS, PROMPTS, VARIANTS
-from maxtext_sparse.terminal import new_table, print_table, say
+from maxtext_sparse.terminal import new_table, print_table, say, short
 
 if TYPE_CHECKING:
   from rich.console import Console
@@ -23,7 +23,7 @@ COLUMNS = (
 
 def print_result(result: Mapping[str, Any], console: "Console") -> None:
   """A table of the variants and what is to be known about it, a line each."""
-  say(console, f"{result['folder']}: {result['parameters'] / 1e6:,.0f}M parameters, density {result['density']:.3f}")
+  say(console, f"{result['folder']}: {short(result['parameters'])} parameters, density {result['density']:.3f}")
   table = new_table(COLUMNS)
   for row in rows(result):
     table.add_row(*row)
@@ -39,13 +39,19 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
       name.replace("_", " "),
       f"{result['tokens_per_second'][name]:.1f}",
       "{:.1f} to {:.1f}".format(*result["tokens_per_second_interval"][name]),
-      f"{result['limit_tokens_per_second'][name]:.1f}",
+      f"{result['limit_tokens_per_second'][name]:,.1f}",
       *(f"{result['prompt_milliseconds'][name][str(n)]:,.0f}" for n in PROMPTS),
-      f"{result['resident_bytes'][name] / 1e6:,.0f}",
-      f"{result['weight_bytes'][name] / 1e6:,.0f}",
+      _megabytes(result["resident_bytes"][name]),
+      _megabytes(result["weight_bytes"][name]),
     ]
     for name in VARIANTS
   ]
+
+
+def _megabytes(num_bytes: float) -> str:
+  """1,598, or 0.11 for a small model."""
+  megabytes = num_bytes / 1e6
+  return f"{megabytes:,.0f}" if megabytes >= 10 else f"{megabytes:.2g}"
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
