@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import os
 import re
 import sys
 from typing import Annotated, Any
@@ -99,7 +100,7 @@ def import_model(
     print_json(result.to_dict())
   else:
     print(f"{result.nonzero:,} of {result.prunable:,} prunable weights are not zero ({result.density:.4%})")
-    print(f"checkpoint: {result.checkpoint}")
+    print(f"checkpoint: {os.path.join(out, os.path.relpath(result.checkpoint, out))}")
     print(f"next: maxtext-sparse train {result.config} pruning_method=hold ...")
 
 
