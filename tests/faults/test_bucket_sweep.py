@@ -47,7 +47,7 @@ def finish(port, *arguments):
 
 
 def make_study(port, folder, output):
-  """A trunk of 20 steps and two branches of 40, with events from step 20 to 30."""
+  """A trunk and two branches of 40 steps, which leave it at steps of their own."""
   spec = yaml.safe_load((SHIPPED / "mini-smoke.yml").read_text())
   spec |= {
     "name": "study",
@@ -74,7 +74,8 @@ def in_bucket(port, tmp_path_factory):
   """The sweep after two kills: while a branch is copied, and while the other is trained."""
   manifest = make_study(port, tmp_path_factory.mktemp("bucket") / "study", f"{URL}/sweep")
   first, second = (f"sweep/{name}" for name in BRANCHES)
-  with_copy_held(port, manifest, lambda: bucket.objects(port, f"{first}/checkpoints/18/"))
+  step = manifest.find(BRANCHES[0]).branch_step
+  with_copy_held(port, manifest, lambda: bucket.objects(port, f"{first}/checkpoints/{step}/"))
   assert bucket.saved_steps(port, first) == []
   with_slow_bucket(port, manifest, lambda: any("to_step_000028" in n for n in bucket.objects(port, f"{second}/metrics/")))
   states = {entry["run"]: entry for entry in status(port, manifest)}
