@@ -55,18 +55,20 @@ def train(manifest):
 
 
 def save_for_branches(manifest):
-  """The checkpoint of the trunk that the branches start from, and its metrics up to there."""
-  trunk, branch, _ = manifest.runs
-  save(manifest, trunk, branch.branch_step)
-  upload(manifest, trunk, 0, branch.branch_step, {"step": 0.0, "learning/loss": 6.0})
+  """The checkpoints of the trunk that the branches start from, and its metrics up to there."""
+  trunk, *branches = manifest.runs
+  steps = [branch.branch_step for branch in branches]
+  for step in sorted(set(steps)):
+    save(manifest, trunk, step)
+  upload(manifest, trunk, 0, max(steps), {"step": 0.0, "learning/loss": 6.0})
 
 
 def test_branches_start_from_the_trunks_checkpoint_and_nothing_is_trained_twice(manifest):
   save_for_branches(manifest)
   trunk, *branches = manifest.runs
   assert set(train(manifest).values()) == {"done"}
-  step = branches[0].branch_step
-  assert Pretender.started == [(trunk.name, [step]), *((branch.name, [step]) for branch in branches)]
+  saved = sorted(branch.branch_step for branch in branches)
+  assert Pretender.started == [(trunk.name, saved), *((branch.name, [branch.branch_step]) for branch in branches)]
   train(manifest)
   assert len(Pretender.started) == 3
 
