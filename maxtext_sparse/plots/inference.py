@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from maxtext_sparse.plots import style
+from maxtext_sparse.terminal import short
 
 _COLOUR_OF = {"dense": 0, "torch": 2, "sparse": 3}
 
@@ -26,7 +27,7 @@ def save_comparison(result: Mapping[str, Any], out: str) -> list[str]:
     _products(axes[0, 2], result["products"])
     machine = result["machine"]
     figure.suptitle(
-      f"{result['parameters'] / 1e6:,.0f}M parameters, density {result['density']:.2f}, {machine['processor']}, "
+      f"{short(result['parameters'])} parameters, density {result['density']:.2f}, {machine['processor']}, "
       f"{len(machine['cpus'])} cores, {machine['instruction_set']}",
       fontsize=9,
     )
@@ -54,4 +55,5 @@ def _products(axes: Any, products: Mapping[str, Any]) -> None:
   for index, (dtype, seconds) in enumerate(products["torch"].items()):
     axes.axhline(seconds * 1e3, color=style.colour(index), linestyle=style.DASHES[index + 1], label=f"torch {dtype}")
   axes.set(xlabel="density", ylabel="one product, ms", yscale="log")
-  axes.legend()
+  # Lines cross the whole panel, so there is no room inside.
+  axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
