@@ -146,7 +146,7 @@ def _draw_all_active(part: SubFigure, panels: Sequence[_Panel], num_columns: int
   for axis in axes.flat[len(panels) :]:
     axis.remove()
   part.supxlabel("training progress (% of steps)", fontsize=9)
-  part.supylabel("active prunable parameters", fontsize=9)
+  part.supylabel("active parameters", fontsize=9)
   _draw_legend(part, panels, hidden="marker")
 
 
