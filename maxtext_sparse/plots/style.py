@@ -186,7 +186,16 @@ def save(figure: Figure, stem: str) -> list[str]:
   return files
 
 
+def _fix_layout(figure: Figure) -> None:
+  """Sets the panels where the layout engine puts them, rounded: its last digits differ from one run to the next."""
+  figure.draw_without_rendering()
+  figure.set_layout_engine("none")
+  for axis in figure.axes:
+    axis.set_position(np.round(axis.get_position(original=True).bounds, 6))
+
+
 def save_picture(figure: Figure, path: str) -> None:
   """Writes one file, which is the same each time. Its ending gives the format."""
+  _fix_layout(figure)
   metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
   figure.savefig(path, dpi=DPI, metadata=metadata.get(os.path.splitext(path)[1].lower()))

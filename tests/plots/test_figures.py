@@ -122,7 +122,7 @@ def test_density_colours_are_in_percent_as_the_cells(run_folder):
     ("rates", "pairs_table", "learning_rate is missing"),
     ("compute", "pairs_table", "needs metrics files"),
     ("pairs", "law_table", "no sparse run has dense runs"),
-    ("density", "pairs_table", "not an event record"),
+    ("density", "pairs_table", "holds no densities of matrices"),
   ],
 )
 def test_refuses_with_one_line(request, out, figure, fixture, message):
