@@ -75,9 +75,11 @@ def _values(field: FieldInfo) -> str:
   if get_origin(kind) is Literal:
     *others, last = get_args(kind)
     return f"{', '.join(others)} or {last}"
-  name = "list of texts" if get_origin(kind) is list else _TYPE_NAMES.get(kind or str, "text")
+  if get_origin(kind) is list:
+    return "list of texts" if get_args(kind) == (str,) else "list of rules"
   limits = [(words, getattr(rule, limit, None)) for rule in field.metadata for limit, words in _LIMITS]
-  return ", ".join([name, *(f"{words} {value:g}" for words, value in limits if value is not None)])
+  name = _TYPE_NAMES.get(kind or str, "text")
+  return ", ".join([name, *(f"{words} {value:.12g}" for words, value in limits if value is not None)])
 
 
 def _default_text(value: Any) -> str:

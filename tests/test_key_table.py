@@ -40,7 +40,9 @@ def test_json_holds_defaults_values_and_the_meanings_of_the_fields():
   assert rows["pruning_schedule"]["values"] == "geometric, cubic or linear"
   assert rows["sparsity"]["values"] == "number, at least 0, less than 1"
   assert rows["gmp_reschedule"]["values"] == "true or false"
+  assert rows["pruning_seed"]["values"] == "whole number, at least 0, less than 4294967296"
   assert rows["prune_include"]["values"] == "list of texts"
+  assert rows["prune_groups"]["values"] == "list of rules"
 
 
 def test_the_table_fits_80_columns_and_names_every_key():

@@ -87,7 +87,9 @@ def import_model(
 ) -> None:
   """Writes a Hugging Face llama folder as a MaxText checkpoint, with a config to train it further.
 
-  Example: maxtext-sparse import tjingrant/sparsellm-1b-80p s && maxtext-sparse train s/model.yml pruning_method=hold ...
+  The config is OUT/model.yml. Train with it and pruning_method=hold, and the zeros of the model stay.
+
+  Example: maxtext-sparse import tjingrant/sparsellm-1b-80p s80
   """
   avoid_accelerators()
   with one_line_errors():

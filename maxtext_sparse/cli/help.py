@@ -13,6 +13,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from maxtext_sparse.amounts import meant_share
+
 WIDTH = 80
 RUN, PLAN, STUDY, CLUSTER = "Run", "Plan", "Study", "Cluster"
 LAWS, MODELS, TOOLS = "Laws", "Models", "Tools"
@@ -23,6 +25,10 @@ _EXAMPLE = "Example: "
 _KINDS = {"<str>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "X", "<float range>": "X"}
 # Stand for a hyphen and a space while text is wrapped, so that no line ends in `chinchilla-` or in `[default:`.
 _HYPHEN, _SPACE = "\u2011", "\u00a0"
+# What Typer says of a number: `'45%' is not a valid float range` or `0 is not in the range x>=1.`
+_NO_NUMBER = re.compile(r"'?([^' ]*)'? is not (?:a valid|in the range) .*")
+# What Typer puts before a reason: `Invalid value for '--sparsity' / '-s': '80%' `.
+_INVALID = re.compile(r"Invalid value for '(-[^']*)'(?: / '[^']*')*: (?:'(.*?)' (?=must be))?")
 # Typer raises this for arguments that it cannot parse, and exports only a subclass of it.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
@@ -202,7 +208,28 @@ def _exit_with_usage_error(error: Any) -> None:
   if type(error).__name__ == "NoArgsIsHelpError":
     print(error.format_message(), file=sys.stderr)
   else:
-    command = error.ctx.command_path if error.ctx else "maxtext-sparse"
-    message = " ".join(error.format_message().split()).rstrip(".")
-    print(f"maxtext-sparse: error: {message}; {command} --help shows what there is", file=sys.stderr)
+    print(f"maxtext-sparse: error: {_usage_error(error)}", file=sys.stderr)
   sys.exit(error.exit_code)
+
+
+def _usage_error(error: Any) -> str:
+  """Typer's message in one line: `--mfu=45%: must be a number from 0.001 to 1, write 0.45`."""
+  message = _number_in_words(" ".join(error.format_message().split()), error).rstrip(".")
+  found = _INVALID.match(message)
+  if found:
+    return found[1] + (f"={found[2]}" if found[2] is not None else "") + ": " + message[found.end() :]
+  command = error.ctx.command_path if error.ctx else "maxtext-sparse"
+  return f"{message}; {command} --help shows what there is"
+
+
+def _number_in_words(message: str, error: Any) -> str:
+  """The message, where it is about a number as our options have it: `'45%' must be a number from 0.001 to 1`."""
+  kind = getattr(getattr(error, "param", None), "type", None)
+  if kind is None or "." in kind.name or not kind.name.startswith(("int", "float")):
+    return message
+  least, most = (getattr(kind, name, None) for name in ("min", "max"))
+  wanted = "a whole number" if kind.name.startswith("int") else "a number"
+  if least is not None:
+    wanted += f" of at least {least:g}" if most is None else f" from {least:g} to {most:g}"
+  share = meant_share if most == 1 else lambda text: ""
+  return _NO_NUMBER.sub(lambda match: f"'{match[1]}' must be {wanted}{share(match[1])}", message)

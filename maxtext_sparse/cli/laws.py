@@ -226,7 +226,8 @@ def recommend(
 def plot(
   figure: Annotated[str, typer.Argument(metavar="FIGURE", help="One of the figures above.")],
   inputs: Annotated[
-    list[str], typer.Argument(metavar="INPUT ...", help="RUNS.csv, metrics files or run folders, as the figure needs.")
+    list[str],
+    typer.Argument(metavar="INPUT ...", help="RUNS.csv; for compute metrics files, for density the folder of a run."),
   ],
   out: Annotated[str, typer.Option(help="Folder for FIGURE.png and FIGURE.svg.")] = ".",
   law: Annotated[
@@ -241,16 +242,18 @@ def plot(
   Figures:
     pairs: Size N(t) and loss of sparse and dense runs of equal average size (Figure 1).
     gap: Loss of sparse runs minus that of their dense twins, against tokens for each weight.
-    compute: Loss against effective compute with its knee (Figure 2).
+    compute: Loss against effective compute, with the bend that pruning makes (Figure 2).
     accuracy: Predicted against actual loss (Figure 3).
-    schedules: Bars of a schedule sweep (Figure 4).
-    rates: Batch size against learning rate (Figure 5).
-    phases: Start and duration of pruning (Figure 6).
+    schedules: Loss of each pruning schedule of a sweep, as bars (Figure 4).
+    rates: Loss over batch size and learning rate (Figure 5).
+    phases: Loss over the start and the duration of pruning (Figure 6).
     density: What is left of each matrix of a run.
     isoflop: Loss against size at equal effective compute, with the optimum.
     frontier: Final size against loss at equal effective compute, dense and sparse.
 
   Example: maxtext-sparse plot accuracy RUNS.csv --law average --out figures
+
+  Example: maxtext-sparse plot compute out/s80/metrics.jsonl out/s0/metrics.jsonl
   """
   with one_line_errors():
     from maxtext_sparse.plots import draw

@@ -111,7 +111,10 @@ def demo(
   sparsity: Annotated[float, share("Share of the prunable weights that is removed in the end.")] = 0.4,
   as_json: Json = False,
 ) -> None:
-  """Trains a sparse model and its dense twin on real text in minutes, offline, on the CPU of a laptop.
+  """Trains a dense model, a sparse one and its dense twin on real text, offline, in minutes on a laptop's CPU.
+
+  The dense twin is a smaller dense model. It has as many parameters as the sparse model has on average over training.
+  The command compares their losses, sizes and training compute.
 
   Example: maxtext-sparse demo --out demo_out
   """

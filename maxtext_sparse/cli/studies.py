@@ -17,7 +17,7 @@ _INTERRUPTED_STATUS = 130
 
 def register(app: typer.Typer) -> None:
   """Adds the commands of this module, and `submit` of the cluster's."""
-  sweeps = new_group("Makes a study of many runs, trains it here or on a cluster, and collects what came out.")
+  sweeps = new_group("Makes a study of many runs, trains it here or on a cluster, and collects the results.")
   for command in (make, run, status, collect, report):
     add(sweeps, command)
   add(sweeps, submit, cls=XpkCommand)

@@ -6,6 +6,9 @@ from rich.console import Console
 
 from maxtext_sparse.terminal import new_table, print_table
 
+# Width of `fits`, `state` and the gaps.
+_OTHER_COLUMNS = 20
+
 
 def print_diagnosis(report: dict[str, Any], console: Console) -> None:
   """Prints what `diagnose` found: versions, one line for each hook, and hints."""
@@ -14,7 +17,10 @@ def print_diagnosis(report: dict[str, Any], console: Console) -> None:
   console.print(f"jax {report['jax_version']}, {report['devices']}", markup=False)
   table = new_table(["hook", "fits", "state"], left=["fits", "state"], title="Hooks", wrapped=["hook", "state"])
   for hook in report["hooks"]:
-    table.add_row(hook["target"], "yes" if hook["signature_as_expected"] else "NO", hook["state"])
+    name = hook["target"]
+    if len(name) + _OTHER_COLUMNS > console.width:  # a line for the module, and one for what is in it
+      name = name.replace(":", ":\n  ")
+    table.add_row(name, "yes" if hook["signature_as_expected"] else "NO", hook["state"])
   print_table(console, table)
   for hint in report["hints"]:
     console.print(f"- {hint}", markup=False)
