@@ -43,7 +43,7 @@ def print_comparison(
   """
   table = new_table(
     ["", *(titles[name] for name in results)],
-    title="A sparse run and the dense run of its average size, on the same tokens",
+    title="Dense, sparse, and dense with its average size: the same tokens",
   )
   for label, shown in _LINES.items():
     table.add_row(label, *(shown(result) for result in results.values()))

@@ -86,7 +86,8 @@ def _headline(plan: RunPlan) -> str:
   if len(schedule.event_steps) == 1:
     return f"{sparsity}: one event at step {schedule.start} of {plan.steps}"
   period = plan.keys.gmp_pruning_frequency
-  events = f"{len(schedule.event_steps)} events, every {period} steps from {schedule.start} to {schedule.end}"
+  steps = "every step" if period == 1 else f"every {period} steps"
+  events = f"{len(schedule.event_steps)} events, {steps} from {schedule.start} to {schedule.end}"
   return f"{sparsity}: {events} of {plan.steps}"
 
 
