@@ -40,7 +40,7 @@ def draw_cells(kinds: Sequence[str], layers: Sequence[str], percent: NDArray[Any
       axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **_MISSING))
   axis.set_xticks(range(len(layers)), layers)
   axis.set_yticks(range(len(kinds)), kinds)
-  axis.set_xlabel("layer (- : outside the layers)")
+  axis.set_xlabel("layer (- : outside the layers)" if "-" in layers else "layer")
   axis.grid(visible=False)
   bar = figure.colorbar(image, ax=axis, label="% of the matrix's weights left", shrink=0.9)
   if isinstance(norm, LogNorm):

@@ -44,7 +44,9 @@ def name_points(
     if place is None:
       continue
     taken.append(place)
-    offset = (place.x0 - x, place.y0 - y)
+    # The side that is next to the point is held there: with fewer dots per inch a text is a little wider.
+    side = "right" if place.x1 < x else "left"
+    offset = ((place.x1 if side == "right" else place.x0) - x, place.y0 - y)
     nearest = math.hypot(x - np.clip(x, place.x0, place.x1), y - np.clip(y, place.y0, place.y1))
     arrow = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": _MARKER}
     axis.annotate(
@@ -53,6 +55,7 @@ def name_points(
       xytext=offset,
       textcoords="offset points",
       size=_SIZE,
+      ha=side,
       va="bottom",
       arrowprops=arrow if nearest > _NEAR else None,
     )
