@@ -26,6 +26,8 @@ _SIZES = (
 # What gives the length of a run, and the keys whose values are names and paths.
 _LENGTHS = ("steps", "learning_rate_schedule_steps")
 _TEXTS = ("run_name", "base_output_directory", "metrics_file")
+# Whether a run saves checkpoints, and whether in the format that MaxText has by default.
+_SAVING = ("enable_checkpointing", "checkpoint_storage_use_ocdbt")
 
 
 def given_values(configs: Sequence[str], overrides: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def given_values(configs: Sequence[str], overrides: Sequence[str], environment: 
   local = [config for config in configs if not stock_name(config)]
   values: dict[str, Any] = flatten(merge_configs(local)) if local else {"base_config": [*stock, STOCK][0]}
   for name, text in environment.items():
-    if name.isupper() and name.startswith("M_") and name[2:].lower() in (*KEYS, "steps", *_SIZES, *_TEXTS):
+    if name.isupper() and name.startswith("M_") and name[2:].lower() in (*KEYS, "steps", *_SIZES, *_TEXTS, *_SAVING):
       values[name[2:].lower()] = _value(text)
   for key, _, text in (override.partition("=") for override in overrides):
     values = merge(values, _nested(key, _value(text)))
@@ -111,9 +113,20 @@ def check_places(values: Mapping[str, Any]) -> None:
         f"base_output_directory={output}: {free // 10**6} MB free on that disk, must be at least "
         f"{_LEAST_ROOM // 10**6} MB; free some or choose another folder"
       )
+    if not os.path.isabs(str(output)) and all(_is_on(values, key) for key in _SAVING):
+      raise ConfigError(
+        f"base_output_directory={output}: MaxText saves checkpoints only below an absolute path, "
+        f"write {os.path.abspath(output)}"
+      )
   metrics = values.get("metrics_file")
   if metrics and not is_open(metrics):
     _check_metrics_file(str(metrics))
+
+
+def _is_on(values: Mapping[str, Any], key: str) -> bool:
+  """Whether a key is true, by the run's own values or by MaxText's. What MaxText has yet to resolve is not."""
+  own = values.get(key)
+  return own is True if own is not None else stock_text(str(values.get("base_config", STOCK)), key) == "true"
 
 
 def _check_metrics_file(path: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.run_values import check_places
+from maxtext_sparse.run_values import check_places, given_values
 from tests.cli.bad_rows import run
 from tests.disks import fill, grow, mounted, small_disk
 
@@ -43,3 +43,17 @@ def test_a_read_only_file_system_is_refused(mounted, tmp_path, key):
   with pytest.raises(ConfigError) as error:
     check_places({key: str(place / "new")})
   assert str(error.value) == f"{key}={place / 'new'}: may not write in {place}, choose another place"
+
+
+def test_a_relative_output_folder_is_refused_where_maxtext_saves_checkpoints(tmp_path, monkeypatch):
+  """MaxText finds out at the first checkpoint, when the run has trained for a while."""
+  monkeypatch.chdir(tmp_path)
+  values = {"base_config": "base.yml", "base_output_directory": "out"}
+  with pytest.raises(ConfigError) as error:
+    check_places(values)
+  assert str(error.value) == (
+    f"base_output_directory=out: MaxText saves checkpoints only below an absolute path, write {tmp_path / 'out'}"
+  )
+  for others in ({"enable_checkpointing": False}, {"checkpoint_storage_use_ocdbt": False}):
+    check_places(values | others)
+  check_places(given_values([], ["base_output_directory=out"], {"M_ENABLE_CHECKPOINTING": "False"}))
