@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from maxtext_sparse.errors import ConfigError, did_you_mean, HookError, RunError
+from maxtext_sparse.runs.listing import quiet_client
 
 _LONGEST = 400
 _INTERRUPTED_STATUS = 130
@@ -29,6 +30,10 @@ _HINTS = (
   (r"num_kv_heads for GQA", "base_num_query_heads must be a multiple of base_num_kv_heads"),
   (r"must have every element be nonnegative", "every size, such as base_emb_dim, must be at least 1"),
   (r"RESOURCE_EXHAUSTED|[Oo]ut of memory", "lower per_device_batch_size, or use more devices"),
+  (
+    r"^(HttpError|ServerDisconnectedError|ClientConnectorError|ClientOSError): ",  # of gcsfs and its client for HTTP
+    "the bucket does not answer; start the run again later, it goes on from its last checkpoint",
+  ),
   (r"[Nn]o space left", "free some room on that disk; the run goes on from its last checkpoint"),
 )
 
@@ -46,7 +51,8 @@ def in_one_line(has_traceback: bool = False) -> Iterator[None]:
   """
   token = _is_one_line.set(not has_traceback)
   try:
-    yield
+    with contextlib.nullcontext() if has_traceback else quiet_client():
+      yield
   except KeyboardInterrupt:
     print("maxtext-sparse: error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
     sys.exit(_INTERRUPTED_STATUS)

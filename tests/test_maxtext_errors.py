@@ -34,6 +34,11 @@ def ended(capsys, error: BaseException) -> tuple[int, str]:
       "MaxText: RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes; lower per_device_batch_size, or use more devices; "
       "--traceback shows where",
     ),
+    (
+      type("HttpError", (Exception,), {})("service unavailable, 503"),
+      "MaxText: service unavailable, 503; the bucket does not answer; start the run again later, it goes on from its "
+      "last checkpoint; --traceback shows where",
+    ),
   ],
 )
 def test_the_reason_comes_first_and_then_what_helps(capsys, error, line):

@@ -125,7 +125,7 @@ def copy_files(source: str, target: str, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def reachable(place: str, deed: str = "read") -> Iterator[None]:
-  """Turns what a bucket's client raises into one line. Its classes of errors are many, and it logs tracebacks itself.
+  """Turns what a bucket's client raises into one line. Its classes of errors are many.
 
   Args:
     place: a path or URL; errors of paths on this machine are left as they are.
@@ -134,16 +134,24 @@ def reachable(place: str, deed: str = "read") -> Iterator[None]:
   Raises:
     ConfigError: the place is in a bucket that cannot be read, or written.
   """
-  log, before = logging.getLogger("gcsfs"), logging.getLogger("gcsfs").level
-  log.setLevel(logging.CRITICAL + 1)
   try:
-    yield
+    with quiet_client():
+      yield
   except Exception as error:
     if "://" not in place or isinstance(error, ConfigError):
       raise
     reason = " ".join(str(error).split()) or type(error).__name__
     reason = f"not found: {reason}" if isinstance(error, FileNotFoundError) else reason
     raise ConfigError(f"{place}: cannot be {deed} ({reason[:_LONGEST_REASON]})") from error
+
+
+@contextlib.contextmanager
+def quiet_client() -> Iterator[None]:
+  """Keeps a bucket's client from logging the traceback of each error that it raises."""
+  log, before = logging.getLogger("gcsfs"), logging.getLogger("gcsfs").level
+  log.setLevel(logging.CRITICAL + 1)
+  try:
+    yield
   finally:
     log.setLevel(before)
 

@@ -189,21 +189,25 @@ class RunRecord:
   def _write(self, name: str, content: Mapping[str, Any]) -> None:
     if not self._is_writer:
       return
+    text = json.dumps(content, indent=1) + "\n"
     try:
-      self._replace(name, json.dumps(content, indent=1) + "\n")
-    except OSError as error:
+      self._replace(name, text)
+    except Exception as error:  # the client of a bucket has classes of its own
       raise RunError(
-        f"{self.directory / name}: cannot write ({error.strerror or error}); the same command goes on from the last "
-        "checkpoint"
+        f"{self.directory / name}: cannot write ({reason_of(error)}); the same command goes on from the last checkpoint"
       ) from error
 
   def _replace(self, name: str, text: str) -> None:
     self.directory.mkdir(parents=True, exist_ok=True)
+    target = self.directory / name
+    if "://" in str(target):
+      target.write_text(text)  # an object in a bucket appears when its upload is complete, in the place of the old one
+      return
     # Written aside and renamed, so that a killed run leaves the old file or the new one. (`runs.files` does this for
-    # local paths; this folder may be in a bucket.)
+    # paths as text; this is a path of epath.)
     aside = self.directory / f".{name}.tmp"
     aside.write_text(text)
-    aside.replace(self.directory / name)
+    aside.replace(target)
 
 
 def public_keys(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Does on this machine what Kubernetes and JobSet do with a manifest: pods as processes, exit codes, restarts.
 
 Each pod is the container's command, run by bash. JobSet gives each pod its index. Everything else comes from the
-manifest.
-The machine is a CPU, so the runner also sets what a CPU host needs to find the others.
+manifest. The machine is a CPU, so the runner also sets what a CPU host needs to find the others.
 """
 
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from typing import Any
 
 from maxtext_sparse.cluster.jobset import pod_of
 from tests.cluster.conftest import expand
+from tests.faults import bucket
+from tests.hooks.harness import environment
 
 # Tests need not wait as long for a pod as a cluster does.
 _GRACE_SECONDS = 30
@@ -34,7 +35,8 @@ class JobSetRunner:
     self._job = self._spec["replicatedJobs"][0]
     self._pod = pod_of(jobset)
     self._folder, self._variables = folder, variables
-    self.num_pods: int = self._job["replicas"] * self._job["template"]["spec"]["completions"]
+    self._pods_in_job: int = self._job["template"]["spec"]["completions"]
+    self.num_pods: int = self._job["replicas"] * self._pods_in_job
     self.attempts: list[list[int | None]] = []
     self._install_python()
 
@@ -70,14 +72,18 @@ class JobSetRunner:
     """Starts all pods and waits until all have ended well or one has failed, which ends the others."""
     pods = [self._start(index) for index in range(self.num_pods)]
     deadline, is_disturbed = time.monotonic() + timeout, False
-    while any(pod.poll() is None for pod in pods) and not any(pod.poll() for pod in pods):
-      assert time.monotonic() < deadline, self.log(len(self.attempts), 0)[-3000:]
-      is_disturbed = is_disturbed or disturb(pods)
-      time.sleep(_POLL_SECONDS)
-    return self._end(pods)
+    try:
+      while any(pod.poll() is None for pod in pods) and not any(pod.poll() for pod in pods):
+        assert time.monotonic() < deadline, self.log(len(self.attempts), 0)[-3000:]
+        is_disturbed = is_disturbed or disturb(pods)
+        time.sleep(_POLL_SECONDS)
+      return self._end(pods)
+    finally:
+      for pod in pods:
+        kill_pod(pod)
 
   def _end(self, pods: list[subprocess.Popen]) -> list[int | None]:
-    """Deletes the pods that still run, as JobSet does before it restarts: SIGTERM, and SIGKILL after the grace period."""
+    """Stops the pods that still run, as JobSet does before it restarts, and waits for the grace period."""
     deadline = time.monotonic() + _GRACE_SECONDS
     for pod in pods:
       if pod.poll() is None:
@@ -88,8 +94,6 @@ class JobSetRunner:
         statuses.append(_exit_code(pod.wait(max(0.1, deadline - time.monotonic()))))
       except subprocess.TimeoutExpired:
         statuses.append(None)
-      finally:
-        kill_pod(pod)
     return statuses
 
   def _start(self, index: int) -> subprocess.Popen:
@@ -98,19 +102,27 @@ class JobSetRunner:
     for item in container.get("env") or []:
       env[item["name"]] = expand(item["value"], env)
     command = [expand(word, env) for word in container["command"]]
-    own = {
-      "JOB_COMPLETION_INDEX": str(index),
-      "JOB_INDEX": "0",
-      "PROCESSES_IN_JOB": str(self.num_pods),
+    environment = {"PATH": f"{self._folder / 'bin'}:{os.environ['PATH']}"} | env | self._variables | self._own(index)
+    disk = self._log(len(self.attempts), index).with_suffix("")  # a pod that restarts has lost what it wrote
+    disk.mkdir()
+    with self._log(len(self.attempts), index).open("w") as output:
+      # A session of its own, so that the whole pod can be killed.
+      return subprocess.Popen(
+        command, cwd=disk, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+      )
+
+  def _own(self, index: int) -> dict[str, str]:
+    """The variables of one pod, with the names of MaxText's launcher for CPU hosts. A job is a slice."""
+    job, index_in_job = divmod(index, self._pods_in_job)
+    return {
+      "JOB_INDEX": str(job),
+      "JOB_COMPLETION_INDEX": str(index_in_job),
+      "PROCESSES_IN_JOB": str(self._pods_in_job),
       "JAX_PROCESS_COUNT": str(self.num_pods),
       "JAX_COORDINATOR_ADDRESS": "localhost",
       "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
       "M_HARDWARE": "cpu",
     }
-    environment = {"PATH": f"{self._folder / 'bin'}:{os.environ['PATH']}"} | env | self._variables | own
-    with self._log(len(self.attempts), index).open("w") as output:
-      # A session of its own, so that the whole pod can be killed.
-      return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
   def _fails_at_once(self, status: int) -> bool:
     """Whether an exit status matches a rule of the pod failure policy, and so ends the JobSet without a restart."""
@@ -123,15 +135,22 @@ class JobSetRunner:
     return False
 
   def _install_python(self) -> None:
-    """The image's `python3`, and a `sleep` that looks more often whether the run has ended."""
+    """The image's `python3`, for which the TPU is a CPU, and a `sleep` with which xpk's script looks more often."""
     programs = self._folder / "bin"
     programs.mkdir(parents=True)
-    for name, line in (("python3", f'exec {sys.executable} "$@"'), ("sleep", "exec /bin/sleep 0.2")):
+    python = f'JAX_PLATFORMS=cpu exec {sys.executable} "$@"'
+    for name, line in (("python3", python), ("sleep", "exec /bin/sleep 0.2")):
       (programs / name).write_text(f"#!/bin/bash\n{line}\n", encoding="utf-8")
       (programs / name).chmod(0o755)
 
   def _log(self, attempt: int, pod: int) -> Path:
     return self._folder / f"attempt{attempt}_pod{pod}.log"
+
+
+def variables(port: int) -> dict[str, str]:
+  """What a pod on this machine needs beside its manifest: the package, and where the bucket is."""
+  kept = {name: value for name, value in environment().items() if name in ("PYTHONPATH", "HOME", "XLA_FLAGS")}
+  return kept | bucket.variables(port)
 
 
 def kill_pod(pod: subprocess.Popen) -> None:

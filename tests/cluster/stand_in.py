@@ -1,12 +1,16 @@
 """A cluster in a folder: a program in the place of xpk that notes what it is asked to create.
 
-The real xpk answers dry runs.
+The real xpk answers dry runs. It also makes the JobSets of the workloads that are created, so what a test executes is
+what xpk would hand to Kubernetes.
 """
 
 from pathlib import Path
+from typing import Any
 
-# Bash for `Cluster.behave`: the command that called xpk is killed.
-KILL_CALLER = "kill -9 $PPID"
+import yaml
+
+# For both pieces of bash that `Cluster.behave` takes: this xpk, or the command that called it, is killed.
+KILL_XPK, KILL_CALLER = "kill -9 $$", "kill -9 $PPID"
 
 
 class Cluster:
@@ -16,17 +20,24 @@ class Cluster:
     xpk: the program to give as xpk.
   """
 
-  def __init__(self, folder: Path, xpk_path: str):
-    """Makes an empty cluster in a new folder; `xpk_path` is the real xpk."""
+  def __init__(self, folder: Path, xpk_path: str, with_jobsets: bool = False):
+    """Makes an empty cluster.
+
+    Args:
+      folder: a new folder for it.
+      xpk_path: the real xpk.
+      with_jobsets: whether to keep the JobSet of each workload, which takes the real xpk seconds to make.
+    """
     (folder / "workloads").mkdir(parents=True)
-    self._folder, self._xpk_path = folder, xpk_path
+    self._folder, self._xpk_path, self._with_jobsets = folder, xpk_path, with_jobsets
     self.xpk = folder / "xpk"
     self.behave()
 
   def behave(self, before: str = "", after: str = "") -> None:
     """Sets two pieces of bash that run before and after the cluster accepts a workload, whose name is in `$name`."""
-    script = _SCRIPT.format(xpk=self._xpk_path, folder=self._folder, before=before, after=after)
-    self.xpk.write_text(script, encoding="utf-8")
+    self.xpk.write_text(
+      _SCRIPT.format(xpk=self._xpk_path, folder=self._folder, make=self._make, before=before, after=after)
+    )
     self.xpk.chmod(0o755)
 
   @property
@@ -43,6 +54,19 @@ class Cluster:
     """`xpk workload delete`."""
     self._workload(name).unlink()
 
+  def jobset(self, name: str) -> dict[str, Any]:
+    """The JobSet of a workload."""
+    jobset: dict[str, Any] = yaml.safe_load(self._workload(name).read_text(encoding="utf-8"))
+    return jobset
+
+  @property
+  def _make(self) -> str:
+    """Bash that writes the JobSet of the workload into the file `$new`."""
+    if not self._with_jobsets:
+      return 'touch "$new"'
+    dry_run = "--dry-run --skip-validation"
+    return f'HOME={self._folder} {self._xpk_path} "$@" {dry_run} --output-manifest-file="$new" > /dev/null || exit 1'
+
   def _workload(self, name: str) -> Path:
     return self._folder / "workloads" / f"{name}.yaml"
 
@@ -58,7 +82,10 @@ if [ -e "{folder}/workloads/$name.yaml" ]; then
   echo "[XPK] $name already exists, do you want to overwrite it? (y/N):"
   exit 1
 fi
+new="{folder}/$name.new"
+{make}
 {before}
-touch "{folder}/workloads/$name.yaml" && echo "$name" >> {folder}/accepted
+mv "$new" "{folder}/workloads/$name.yaml" && echo "$name" >> {folder}/accepted
 {after}
+exit 0
 """

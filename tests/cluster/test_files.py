@@ -1,4 +1,4 @@
-"""The files of launch/: the image, the plain JobSet and xpk's environment. No image is built here."""
+"""The files of launch/: the Dockerfile as text, the plain JobSet, xpk's environment. `test_image.py` does its steps."""
 
 import os
 from pathlib import Path
@@ -15,18 +15,16 @@ from maxtext_sparse.cluster.tpu import family_of, tpu_types
 from maxtext_sparse.cluster.workload import make_workload
 from maxtext_sparse.cluster.xpk import Xpk
 from tests.cluster.conftest import call, Pod, REPO
+from tests.cluster.image import read_dockerfile
 from tests.cluster.test_xpk import placement_of, RUN
 
 LAUNCH = REPO / "launch"
-INSTRUCTION = re.compile(r"^([A-Z]+) +((?:.*\\\n)*.*)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def instructions():
-  """(instruction, arguments) of the Dockerfile, continuation lines joined."""
-  text = (LAUNCH / "Dockerfile").read_text(encoding="utf-8")
-  lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-  return [(match[1], match[2].replace("\\\n", " ")) for match in INSTRUCTION.finditer(lines)]
+  """(instruction, arguments) of the Dockerfile."""
+  return read_dockerfile()
 
 
 def test_the_dockerfile_has_the_plugin_last_and_so_by_default(instructions):

@@ -1,21 +1,25 @@
-"""The JobSet that `launch xpk` makes, executed: two hosts, a bucket, lost hosts, and runs that cannot work."""
+"""The JobSets of `launch xpk` and `launch/jobset.yaml`, executed: hosts, slices, a bucket, lost hosts, hopeless runs."""
 
 import itertools
 import json
+import re
+import shutil
+import subprocess
 
 import pytest
+import yaml
 
 from maxtext_sparse.runs.metrics import once_per_step, read_rows, train_rows
-from tests.cluster.conftest import call, flags
-from tests.cluster.jobset_runner import JobSetRunner, kill_pod
+from tests.cluster.conftest import call, flags, REPO
+from tests.cluster.jobset_runner import JobSetRunner, kill_pod, variables
 from tests.faults import bucket
 from tests.faults.bucket import port
 from tests.hooks.conftest import text_settings
-from tests.hooks.harness import arguments, environment
+from tests.hooks.harness import arguments
 
 __all__ = ["port"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # hosts wait five minutes for each other, twice
 
 RUN = {
   "sparsity": 0.8,
@@ -37,26 +41,53 @@ def short_text(tmp_path_factory):
   return text_settings(tmp_path_factory.mktemp("corpus") / "corpus", train_chars=40_000) | {"num_epoch": 1}
 
 
-@pytest.fixture
-def launch(tmp_path, port, xpk_path):
-  """Makes the manifest of a run on two hosts with the shipped command, and the runner that executes it."""
-  numbers = itertools.count()
+def words(tmp_path, name, **overrides):
+  """The arguments of a run in the bucket."""
+  given = arguments(tmp_path, name, **(RUN | {"base_output_directory": f"{bucket.URL}/runs"} | overrides))
+  return [word for word in given if word.partition("=")[0] not in OF_THE_MACHINE]
 
-  def start(name, max_restarts=3, **overrides):
-    given = arguments(tmp_path, name, **(RUN | {"base_output_directory": f"{bucket.URL}/runs"} | overrides))
-    words = [word for word in given if word.partition("=")[0] not in OF_THE_MACHINE]
+
+@pytest.fixture
+def start(tmp_path, port):
+  """Makes the runner that executes a JobSet."""
+  numbers = itertools.count()
+  return lambda jobset: JobSetRunner(jobset, tmp_path / f"pods{next(numbers)}", variables(port))
+
+
+@pytest.fixture
+def launch(tmp_path, start, xpk_path):
+  """Makes the manifest of a run on two hosts with the shipped command, and its runner."""
+
+  def make(name, max_restarts=3, **overrides):
     status, output, errors = call(
-      *("launch", "xpk", "base.yml", *words, "--dry-run", "--json"),
+      *("launch", "xpk", "base.yml", *words(tmp_path, name, **overrides), "--dry-run", "--json"),
       *flags(**{"tpu-type": "v5litepod-8", "max-restarts": max_restarts}),
-      "--env=JAX_PLATFORMS=cpu",
       XPK=xpk_path,
     )
     assert status == 0, errors
-    kept = {key: value for key, value in environment().items() if key in ("PYTHONPATH", "HOME", "XLA_FLAGS")}
-    variables = kept | bucket.variables(port)
-    return JobSetRunner(json.loads(output)["manifest"], tmp_path / f"pods{next(numbers)}", variables)
+    return start(json.loads(output)["manifest"])
 
-  return start
+  return make
+
+
+@pytest.fixture
+def apply(tmp_path, start):
+  """Fills in launch/jobset.yaml for two slices of two hosts, as the comment at its top says, and makes its runner."""
+  envsubst = shutil.which("envsubst")
+  if envsubst is None:
+    pytest.skip("envsubst is not here; it comes with gettext")
+  text = (REPO / "launch" / "jobset.yaml").read_text(encoding="utf-8")
+  (names,) = re.findall(r"envsubst '(.*)'", text)
+
+  def make(name, **overrides):
+    status, command, errors = call("launch", "command", "base.yml", *words(tmp_path, name, **overrides))
+    assert status == 0, errors
+    env = {"WORKLOAD": name, "IMAGE": "image", "NUM_SLICES": "2", "HOSTS": "2", "MAX_RESTARTS": "2"}
+    env |= {"ACCELERATOR": "tpu-v5-lite-podslice", "TOPOLOGY": "2x4", "CHIPS_PER_HOST": "4", "COMMAND": command.rstrip()}
+    filled = subprocess.run([envsubst, names], input=text, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return start(yaml.safe_load(filled.stdout))
+
+  return make
 
 
 def losses(tmp_path, name):
@@ -92,6 +123,20 @@ def test_two_hosts_run_to_the_end_and_a_lost_host_changes_nothing(launch, port, 
     found = losses(tmp_path, name)
     # A kill takes the rows of two steps at most.
     assert len(found) >= RUN["steps"] - 2 and found.items() <= losses(tmp_path, "quiet").items()
+
+
+def test_two_slices_of_two_hosts_resume_after_one_host_is_lost(apply, port, tmp_path):
+  """The JobSet without xpk."""
+  quiet, lost = (apply(name, per_device_batch_size=2) for name in ("four", "three"))
+  assert quiet.num_pods == 4
+  assert quiet.run() == "Completed", quiet.log(0, 0)[-3000:]
+  assert lost.run(when_saved(port, "three", 6, kill_pod)) == "Completed", lost.log(lost.num_restarts, 0)[-3000:]
+  assert quiet.num_restarts == 0 and lost.num_restarts == 1, lost.attempts
+  found, expected = losses(tmp_path, "three"), losses(tmp_path, "four")
+  assert len(expected) == RUN["steps"] and len(found) >= RUN["steps"] - 2 and found.items() <= expected.items()
+  assert [e["nonzero_prunable"] for e in bucket.events(port, "runs/three")] == [
+    e["nonzero_prunable"] for e in bucket.events(port, "runs/four")
+  ]
 
 
 def test_a_config_that_cannot_work_fails_at_once(launch):

@@ -1,6 +1,7 @@
 """`sweep submit`: what is ready is submitted, once, whatever happens in between.
 
-xpk is the real one for dry runs. Submitting for real needs a cluster, so a program in its place notes the names.
+xpk is the real one for dry runs. Submitting for real needs a cluster, so a program in its place notes the names. What
+becomes of the workloads is in `test_submitted_sweep.py`.
 """
 
 import hashlib

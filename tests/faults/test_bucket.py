@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -92,26 +93,77 @@ def command(port, *arguments):
 
 WRITE_PLAN = """
 import dataclasses, sys
+from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.maxtext_errors import in_one_line
 from maxtext_sparse.runs.record import Plan, RunRecord
 from maxtext_sparse.schedule import Schedule
-RunRecord(sys.argv[1]).write_plan(Plan(Schedule(int(sys.argv[2]), (), (), "hold"), ("a",), 10))
+with one_line_errors(), in_one_line():
+  RunRecord(sys.argv[1]).write_plan(Plan(Schedule(int(sys.argv[2]), (), (), "hold"), ("a",), 10))
 """
 
 
-def test_a_record_whose_write_fails_keeps_its_old_text(port):
-  """There is no rename in a bucket. An upload that breaks off leaves the old object."""
-  run = f"{URL}/records/run"
-  assert command(port, "-c", WRITE_PLAN, run, "100").returncode == 0
-  before = bucket.content(port, "records/run/sparsity/schedule.json")
-  proxy = Proxy(port, fault=lambda number, method, path: "403" if method in ("POST", "PUT") else "")
+RECORD = "records/{name}/sparsity/schedule.json"
+
+
+def write_plan(port, name, num_steps):
+  """The command that writes a run's schedule of so many steps."""
+  given = [sys.executable, "-c", WRITE_PLAN, f"{URL}/records/{name}", str(num_steps)]
+  return {"args": given, "env": environment() | bucket.variables(port), "stderr": subprocess.PIPE, "text": True}
+
+
+def recorded_steps(port, name):
+  return json.loads(bucket.content(port, RECORD.format(name=name)))["schedule"]["steps"]
+
+
+@pytest.mark.parametrize("answer", ["403", "503"])
+def test_a_record_whose_write_fails_keeps_its_old_text(port, answer):
+  """There is no rename in a bucket. An upload that fails leaves the old object. The client repeats it a few times."""
+  name = f"refused{answer}"
+  assert subprocess.run(**write_plan(port, name, 100), check=False).returncode == 0
+  proxy = Proxy(port, fault=lambda number, method, path: answer if method in ("POST", "PUT") else "")
   try:
-    broken = command(proxy.port, "-c", WRITE_PLAN, run, "200")
+    done = subprocess.run(**write_plan(proxy.port, name, 200), check=False)
   finally:
     proxy.close()
-  assert broken.returncode != 0
-  assert bucket.content(port, "records/run/sparsity/schedule.json") == before
-  assert command(port, "-c", WRITE_PLAN, run, "200").returncode == 0
-  assert bucket.content(port, "records/run/sparsity/schedule.json") != before
+  assert done.returncode == 1 and proxy.num_faults <= 6
+  (line,) = done.stderr.splitlines()
+  assert line.startswith(f"maxtext-sparse: error: {URL}/{RECORD.format(name=name)}: cannot write (")
+  assert recorded_steps(port, name) == 100
+
+
+class HeldUploads(Proxy):
+  """Holds the content of an upload, before or after the bucket gets it, until `go_on` is set."""
+
+  def __init__(self, target, is_through):
+    self._is_through = is_through
+    self.held, self.go_on = threading.Event(), threading.Event()
+    super().__init__(target)
+
+  def forward(self, method, path, headers, body):
+    if "upload_id=" not in path:
+      return super().forward(method, path, headers, body)
+    answer = super().forward(method, path, headers, body) if self._is_through else (503, {}, b"")
+    self.held.set()
+    self.go_on.wait(60)
+    return answer
+
+
+@pytest.mark.parametrize(("is_through", "found"), [(False, 100), (True, 200)], ids=["before", "after"])
+def test_a_writer_that_is_killed_leaves_the_old_text_or_the_new(port, is_through, found):
+  """kill -9 before the bucket has the whole upload, and after it but before the answer."""
+  name = f"killed{found}"
+  assert subprocess.run(**write_plan(port, name, 100), check=False).returncode == 0
+  proxy = HeldUploads(port, is_through)
+  try:
+    writer = subprocess.Popen(**write_plan(proxy.port, name, 200))
+    assert proxy.held.wait(120), "nothing was uploaded"
+    writer.kill()
+    writer.communicate()
+    proxy.go_on.set()
+  finally:
+    proxy.close()
+  assert recorded_steps(port, name) == found
+  assert set(bucket.objects(port, f"records/{name}/")) == {RECORD.format(name=name)}
 
 
 def test_a_checkpoint_in_a_bucket_is_exported_verified_and_inspected(nursery, out, port, settings, tmp_path):
@@ -129,15 +181,17 @@ def test_a_checkpoint_in_a_bucket_is_exported_verified_and_inspected(nursery, ou
   assert inspected.returncode == 0, inspected.stderr
 
 
-@pytest.mark.parametrize("reason", ["404", "403"])
-def test_a_bucket_that_is_gone_or_not_writable_is_one_line(out, port, settings, reason):
-  proxy = Proxy(port, fault=lambda number, method, path: reason if method != "GET" or reason == "404" else "")
+@pytest.mark.parametrize(
+  ("answer", "spared"), [("404", ()), ("403", ("GET",)), ("503", ())], ids=["gone", "not writable", "out of order"]
+)
+def test_a_bucket_that_refuses_is_one_line_after_a_few_requests(out, port, settings, answer, spared):
+  proxy = Proxy(port, fault=lambda number, method, path: "" if method in spared else answer)
   try:
     given = arguments(out, "refused", **(settings | {"base_output_directory": RUNS, "per_device_batch_size": 8}))
     done = command(proxy.port, "-m", "maxtext_sparse", "train", *given)
   finally:
     proxy.close()
-  assert done.returncode not in (0, 42)
+  assert done.returncode not in (0, 42) and proxy.num_faults <= 30
   (line,) = [line for line in done.stderr.splitlines() if line.startswith("maxtext-sparse: error:")]
   assert "bucket" in line
   assert "Traceback" not in done.stderr, os.linesep.join(done.stderr.splitlines()[-5:])
