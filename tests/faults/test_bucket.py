@@ -87,7 +87,7 @@ def test_a_slow_and_faulty_connection_loses_nothing(nursery, out, port, settings
 def command(port, *arguments):
   variables = environment() | bucket.variables(port)
   return subprocess.run(
-    [sys.executable, *arguments], env=variables, capture_output=True, text=True, check=False, timeout=400
+    [sys.executable, *arguments], env=variables, capture_output=True, text=True, check=False, timeout=800
   )
 
 
