@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator
 import contextlib
 import contextvars
 import difflib
+import os
 import sys
+import textwrap
 
 
 class ConfigError(ValueError):
@@ -55,10 +57,19 @@ def one_line_errors() -> Iterator[None]:
   try:
     yield
   except (ConfigError, HookError, RunError) as error:
-    print(f"maxtext-sparse: error: {error}", file=sys.stderr)
+    print_error(error)
     sys.exit(error.exit_status)
   finally:
     _is_inside.reset(token)
+
+
+def print_error(reason: object) -> None:
+  """Prints the one line of an error. A terminal breaks it between words only: half a path is of no use."""
+  line = f"maxtext-sparse: error: {reason}"
+  if sys.stderr is not None and sys.stderr.isatty():  # what is piped stays one line
+    width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+  print(line, file=sys.stderr)
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:

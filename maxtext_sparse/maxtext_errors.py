@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any
 
-from maxtext_sparse.errors import ConfigError, did_you_mean, HookError, RunError
+from maxtext_sparse.errors import ConfigError, did_you_mean, HookError, print_error, RunError
 from maxtext_sparse.runs.listing import quiet_client
 
 _LONGEST = 400
@@ -54,14 +54,14 @@ def in_one_line(has_traceback: bool = False) -> Iterator[None]:
     with contextlib.nullcontext() if has_traceback else quiet_client():
       yield
   except KeyboardInterrupt:
-    print("maxtext-sparse: error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    print_error("interrupted; the same command goes on from the last checkpoint")
     sys.exit(_INTERRUPTED_STATUS)
   except (ConfigError, HookError, RunError):
     raise
   except Exception as error:
     if has_traceback:
       raise
-    print(f"maxtext-sparse: error: {describe(error)}; --traceback shows where", file=sys.stderr)
+    print_error(f"{describe(error)}; --traceback shows where")
     sys.exit(1)
   finally:
     _is_one_line.reset(token)

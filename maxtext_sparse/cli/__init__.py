@@ -10,6 +10,7 @@ from maxtext_sparse import __version__
 from maxtext_sparse.cli import bench, cluster, export, laws, plan, start, studies, tools
 from maxtext_sparse.cli.help import new_group
 from maxtext_sparse.cli.streams import printing, require_working_folder
+from maxtext_sparse.errors import print_error
 from maxtext_sparse.hooks import SUPPORTED_VERSIONS
 
 app = new_group(
@@ -60,5 +61,5 @@ def main() -> None:
     name = (error.name or "").partition(".")[0]
     if name not in _BROUGHT_BY:
       raise
-    print(f"maxtext-sparse: error: {name}: not installed here, needed for this: {_BROUGHT_BY[name]}", file=sys.stderr)
+    print_error(f"{name}: not installed here, needed for this: {_BROUGHT_BY[name]}")
     sys.exit(2)

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from maxtext_sparse.amounts import meant_share
+from maxtext_sparse.errors import print_error
 
 WIDTH = 80
 RUN, PLAN, STUDY, CLUSTER = "Run", "Plan", "Study", "Cluster"
@@ -208,7 +209,7 @@ def _exit_with_usage_error(error: Any) -> None:
   if type(error).__name__ == "NoArgsIsHelpError":
     print(error.format_message(), file=sys.stderr)
   else:
-    print(f"maxtext-sparse: error: {_usage_error(error)}", file=sys.stderr)
+    print_error(_usage_error(error))
   sys.exit(error.exit_code)
 
 

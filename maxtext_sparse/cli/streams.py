@@ -7,6 +7,8 @@ import io
 import os
 import sys
 
+from maxtext_sparse.errors import print_error
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -31,7 +33,7 @@ def printing() -> Iterator[None]:
       raise
     _let_go()
     if error.errno != errno.EPIPE:
-      print(f"maxtext-sparse: error: output: cannot write ({error.strerror})", file=sys.stderr)
+      print_error(f"output: cannot write ({error.strerror})")
     sys.exit(1)
 
 
@@ -40,7 +42,7 @@ def require_working_folder() -> None:
   try:
     os.getcwd()
   except FileNotFoundError:
-    print("maxtext-sparse: error: the working folder is gone, change to one that exists", file=sys.stderr)
+    print_error("the working folder is gone, change to one that exists")
     sys.exit(2)
 
 

@@ -1,9 +1,13 @@
 """The standard streams of a real process: full, closed, of another encoding, or read by nobody."""
 
+import fcntl
 import os
 from pathlib import Path
+import pty
+import struct
 import subprocess
 import sys
+import termios
 
 REPO = Path(__file__).parents[2]
 PLAN = "plan --steps 1000 --sparsity 0.5"
@@ -45,3 +49,17 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path):
   command = f"mkdir gone && cd gone && rmdir ../gone && cli {PLAN}"
   line = "maxtext-sparse: error: the working folder is gone, change to one that exists\n"
   assert shell(command, tmp_path) == (2, "", line)
+
+
+def test_a_terminal_breaks_the_line_of_an_error_between_words(tmp_path):
+  ours, terminal = pty.openpty()
+  fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+  command = [sys.executable, "-m", "maxtext_sparse", "plan", "--steps", "1000", "--mfu", "45%"]
+  done = subprocess.run(command, stderr=terminal, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPO)}, check=False)
+  assert done.returncode == 2
+  assert os.read(ours, 1000).decode().splitlines() == [
+    "maxtext-sparse: error: --mfu=45%: must",
+    "be a number from 0.001 to 1, write 0.45",
+  ]
+  os.close(ours)
+  os.close(terminal)
