@@ -64,8 +64,12 @@ def one_line_errors() -> Iterator[None]:
 
 
 def print_error(reason: object) -> None:
-  """Prints the one line of an error. A terminal breaks it between words only: half a path is of no use."""
-  line = f"maxtext-sparse: error: {reason}"
+  """Prints the one line of an error."""
+  print_aside(f"maxtext-sparse: error: {reason}")
+
+
+def print_aside(line: str) -> None:
+  """Prints a line on stderr. A terminal breaks it between words only: half a path is of no use."""
   if sys.stderr is not None and sys.stderr.isatty():  # what is piped stays one line
     width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
     line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)

@@ -8,7 +8,7 @@ import typer
 from maxtext_sparse.cli.cluster import submit, XpkCommand
 from maxtext_sparse.cli.help import add, new_group, STUDY
 from maxtext_sparse.cli.options import Json
-from maxtext_sparse.errors import one_line_errors
+from maxtext_sparse.errors import one_line_errors, print_aside
 from maxtext_sparse.terminal import avoid_accelerators, console, print_json
 
 _Folder = Annotated[str, typer.Argument(metavar="DIR", help="The folder that `sweep make` wrote.")]
@@ -90,7 +90,8 @@ def run(
     try:
       states = run_sweep(directory, jobs, only, Console(stderr=as_json, highlight=False))
     except KeyboardInterrupt:
-      print(f"\ninterrupted; call the same command to go on from the last checkpoints in {directory}", file=sys.stderr)
+      print(file=sys.stderr)  # the terminal shows ^C at the end of a line
+      print_aside(f"interrupted; the same command goes on from the last checkpoints in {directory}")
       raise SystemExit(_INTERRUPTED_STATUS) from None
   if as_json:
     print_json({name: state.to_dict() for name, state in states.items()})

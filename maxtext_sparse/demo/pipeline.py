@@ -18,7 +18,7 @@ from rich.console import Console
 from maxtext_sparse.demo import text, training
 from maxtext_sparse.demo.results import read_results, RunResult
 from maxtext_sparse.demo.twin import find_twin
-from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.errors import ConfigError, print_aside
 from maxtext_sparse.hooks import maxtext_version
 from maxtext_sparse.local.corpus import build_corpus, Corpus, CorpusSettings
 from maxtext_sparse.local.progress import runs_progress
@@ -103,7 +103,8 @@ def _failures_in_one_line(out: str) -> Iterator[None]:
   try:
     yield
   except KeyboardInterrupt:
-    print(f"\ninterrupted; the same command goes on from the last checkpoint in {out}", file=sys.stderr)
+    print(file=sys.stderr)  # the terminal shows ^C at the end of a line
+    print_aside(f"interrupted; the same command goes on from the last checkpoint in {out}")
     raise SystemExit(_INTERRUPTED_STATUS) from None
   except OSError as error:
     raise ConfigError(f"--out={out}: {error.strerror or error}: {error.filename or 'disk'}") from error

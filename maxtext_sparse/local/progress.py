@@ -46,7 +46,13 @@ def runs_progress(console: Console) -> Iterator[Callable[[str, int], Reporter]]:
   # What others print may belong into a log, so rich must not put it above the bars.
   title.progress = Progress(*columns, console=console, expand=True, redirect_stdout=False, redirect_stderr=False)
   with title.progress as progress:
-    yield lambda title, steps: _Bar(progress, title, steps)
+    try:
+      yield lambda title, steps: _Bar(progress, title, steps)
+    finally:
+      # "starting MaxText" must not be the last word on a run that has ended.
+      for task in progress.tasks:
+        if task.completed == 0:
+          progress.remove_task(task.id)
 
 
 def figures(train_row: dict[str, Any], eval_row: dict[str, Any]) -> str:

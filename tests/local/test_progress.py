@@ -43,3 +43,11 @@ def test_several_bars_stand_below_each_other_at_80_columns():
   lines = bars_of(80, **{"dense": dense, "sparse 40 %": TRAIN, "a very long title of a twin": dense})
   assert [len(line) for line in lines] == [80] * 3 and len({line.index("step 72000/72200") for line in lines}) == 1
   assert [line.split(" ━")[0].rstrip() for line in lines] == ["dense", "sparse 40 %", "a very lon…"]
+
+
+def test_a_run_that_ends_before_its_first_step_leaves_no_bar():
+  shown = io.StringIO()
+  with runs_progress(Console(file=shown, force_terminal=True, width=80)) as show:
+    show("refused", 60)
+  # The last thing is that the line of the bar is erased.
+  assert "starting MaxText" in shown.getvalue() and "starting MaxText" not in shown.getvalue().split("\x1b[2K")[-1]
