@@ -61,7 +61,7 @@ def settings_of(config: Any) -> Settings | None:
   MaxText's tests, and programs that use its functions, pass namespaces, dataclasses and mocks where training passes
   `HyperParameters`. Every hook asks here first and leaves MaxText alone when the answer is None.
   """
-  values = _values(config)
+  values = values_of(config)
   if values is None:
     return None
   found = _known.get(_fingerprint(values, run_steps(values)))
@@ -79,11 +79,14 @@ def schedule_of(config: Any) -> Schedule | None:
 
 def is_maxtext_config(config: Any) -> bool:
   """Whether hooks may rely on MaxText's keys in this object."""
-  return _values(config) is not None
+  return values_of(config) is not None
 
 
-def _values(config: Any) -> Mapping[str, Any] | None:
-  """The flat values of MaxText's two kinds of config object: `HyperParameters` and the pydantic model inside it."""
+def values_of(config: Any) -> Mapping[str, Any] | None:
+  """The flat values of MaxText's two kinds of config object, `HyperParameters` and the pydantic model inside it.
+
+  None for an object that is neither, or that has no sparsity keys.
+  """
   if isinstance(config, pydantic.BaseModel):
     values: Any = vars(config)
   else:

@@ -13,7 +13,7 @@ from maxtext.common.gcloud_stub import is_decoupled, StubSummaryWriter
 
 from maxtext_sparse.errors import ConfigError, RunError
 from maxtext_sparse.hooks.registry import Function
-from maxtext_sparse.hooks.settings import is_maxtext_config
+from maxtext_sparse.hooks.settings import is_maxtext_config, values_of
 from maxtext_sparse.runs.metrics import Row, row_of, upload_rows
 from maxtext_sparse.runs.record import public_keys
 
@@ -89,7 +89,7 @@ def describe_run(write_setup_info_to_tensorboard: Function) -> Function:
       import wandb
 
       # A run that goes on may have changed keys.
-      wandb.config.update(public_keys(self.config.get_keys()), allow_val_change=True)
+      wandb.config.update(public_keys(values_of(self.config) or {}), allow_val_change=True)
     return result
 
   return write_setup_info
@@ -108,7 +108,7 @@ def _is_due(config: Any, step: int) -> bool:
 
 def _sends_to_wandb(config: Any) -> bool:
   """Whether this process does. MaxText 0.2.3 cannot."""
-  return bool(config.get_keys().get("enable_wandb")) and jax.process_index() == 0
+  return bool((values_of(config) or {}).get("enable_wandb")) and jax.process_index() == 0
 
 
 def _upload(config: Any, rows: Sequence[Row], step: int) -> None:

@@ -3,6 +3,8 @@
 None of them may take the sparsity keys and train dense.
 """
 
+from types import SimpleNamespace
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 from maxtext_sparse import hooks
 from maxtext_sparse.config_files import dump, read_config, stock_file
 from maxtext_sparse.errors import ConfigError
+from maxtext_sparse.hooks import sink_hooks
 from tests.hooks.harness import arguments, SPARSE
 
 pytestmark = pytest.mark.release
@@ -46,6 +49,16 @@ def test_tunix_trainers_for_instructions_and_preferences_bring_the_pydantic_conf
   config = pyconfig.initialize_pydantic(command_line(**ACTIVE[way]))
   with pytest.raises(ConfigError, match=OPENING[way] + "this trainer has a train step of its own"):
     get_optimizer(config, 0.1, object())
+
+
+def test_a_logger_with_the_pydantic_config_describes_its_run(command_line):
+  """As tunix trainers have it: this config has its values as attributes, and no `get_keys`."""
+  from maxtext.configs import pyconfig
+
+  described = []
+  write_setup_info = sink_hooks.describe_run(lambda self, params: described.append(params))
+  write_setup_info(SimpleNamespace(config=pyconfig.initialize_pydantic(command_line())), "params")
+  assert described == ["params"]
 
 
 @pytest.mark.parametrize("way", ACTIVE)
