@@ -73,7 +73,8 @@ def draw_rates(inputs: Sequence[str], laws: Sequence[str]) -> tuple[Figure, dict
     numbers[f"best_s{100 * level:g}"] = f"learning rate {rate:g}, {style.compact(batch)} tokens a step"
   figure.supylabel("batch size (tokens)", fontsize=9)
   figure.supxlabel("learning rate (peak)", fontsize=9)
-  figure.colorbar(image, ax=axes, label=_LOSS, shrink=0.9)
+  # On two lines, because a figure of one row is lower than the whole label is long.
+  figure.colorbar(image, ax=axes, label=_LOSS.replace(" (", "\n("), shrink=0.9)
   return figure, numbers
 
 

@@ -27,7 +27,7 @@ from maxtext_sparse.plots.inputs import read_inputs
 from maxtext_sparse.plots.inspect import density_grid
 from maxtext_sparse.plots.pairs import draw_pairs
 from maxtext_sparse.plots.study import draw_curves
-from maxtext_sparse.plots.sweeps import draw_schedules
+from maxtext_sparse.plots.sweeps import draw_rates, draw_schedules
 from tests.plots.conftest import row, write_metrics, write_table
 from tests.plots.page import check_page, check_ticks
 from tests.plots.test_demo import CURVES, TITLES
@@ -173,3 +173,12 @@ def test_a_full_grid_of_cells_has_no_legend(in_style):
 
 def test_a_cell_says_100_only_where_nothing_was_removed():
   assert [short(left) for left in (0.0, 0.004, 12.34, 99.4, 99.97, 100.0)] == ["0", "0.004", "12", "99", ">99", "100"]
+
+
+def test_rates_of_two_sparsities_are_one_row_with_its_whole_colour_bar(in_style, tmp_path, monkeypatch):
+  rows = [
+    row(f"r{rate}-{sparsity}", 20_000, sparsity, 2e5, rate, learning_rate=rate, batch_tokens=2048)
+    for rate, sparsity in itertools.product((0.002, 0.01, 0.05), (0.0, 0.8))
+  ]
+  figure, _ = draw_rates([write_table(tmp_path / "rates.csv", rows)], [])
+  check_page(figure, monkeypatch)
