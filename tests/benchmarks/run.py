@@ -15,14 +15,15 @@ from typing import Any
 
 import measure
 
-BENCHMARKS = ("preflight", "published", "step", "search", "growth", "state", "fit", "inference")
+BENCHMARKS = ("preflight", "published", "step", "search", "growth", "state", "fit", "many_runs", "inference")
 _README = measure.ROOT / "tests" / "benchmarks" / "README.md"
 # Of the benchmarks that have their table elsewhere.
 _READMES = {"inference": measure.ROOT / "maxtext_sparse" / "inference" / "README.md"}
 # What the TPU compiler tells depends on its version and MaxText's, and not on this machine.
 _COMPILED = ("preflight", "published")
-# GitHub shows it from here.
-_PICTURE = measure.ROOT / ".github" / "search_growth.png"
+_PICTURES = ("search_growth.png", "many_runs.png")
+# GitHub shows them from here.
+_SHOWN = measure.ROOT / ".github"
 
 
 def main() -> None:
@@ -36,8 +37,9 @@ def main() -> None:
     result = measure.OUT / f"{name}.json"
     if result.exists():
       write_table(_READMES.get(name, _README), name, json.loads(result.read_text(encoding="utf-8")))
-  if (measure.OUT / "search_growth.png").exists():
-    _PICTURE.write_bytes((measure.OUT / "search_growth.png").read_bytes())
+  for picture in _PICTURES:
+    if (measure.OUT / picture).exists():
+      (_SHOWN / picture).write_bytes((measure.OUT / picture).read_bytes())
 
 
 def write_table(readme: pathlib.Path, name: str, result: dict[str, Any]) -> None:
