@@ -139,8 +139,9 @@ class Law:
     return logs
 
   def predict(self, theta: Array, runs: Runs) -> Array:
-    """Predicted loss [..., n] of runs for optimised values [..., p]."""
-    loss: Array = np.exp(self.log_loss(theta, self.features(runs)))
+    """Predicted loss [..., n] of runs for optimised values [..., p]. It may be infinite far from the runs of the fit."""
+    with np.errstate(over="ignore"):
+      loss: Array = np.exp(self.log_loss(theta, self.features(runs)))
     return loss
 
   def start_grid(self) -> Array:

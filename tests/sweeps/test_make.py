@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 import yaml
@@ -26,8 +27,9 @@ COUNTS = {
   "released-1b": (12, 0),
   "mini-law": (30, 0),
   "mini-pairs": (24, 0),
-  "mini-causes": (17, 0),
-  "mini-remedies": (11, 0),
+  "mini-causes": (33, 0),
+  "mini-remedies": (13, 0),
+  "mini-lengths": (48, 0),
   "mini-rules": (39, 0),
   "mini-schedules": (20, 1),
   "mini-smoke": (6, 2),
@@ -110,6 +112,11 @@ def test_the_miniature_pairs_are_as_long_as_the_papers(shipped):
     assert run.steps * run.batch_tokens >= 200 * run.num_prunable
     if run.axes["sparsity"]:
       assert len(load_schedule(shipped("mini-pairs"), run).event_steps) >= 50
+
+
+@pytest.mark.parametrize("name", ["mini-pairs", "mini-lengths", "mini-causes", "mini-remedies", "mini-rules"])
+def test_the_table_beside_a_sweep_file_has_a_row_for_each_run(shipped, name):
+  assert list(pd.read_csv(SHIPPED / f"{name}.csv")["run"]) == list(runs_of(shipped(name)))
 
 
 def test_a_batch_of_fewer_tokens_makes_more_steps(shipped):
