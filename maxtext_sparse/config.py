@@ -332,7 +332,6 @@ def _check_steps(keys: SparsityKeys) -> None:
 # Features of MaxText under which the algorithm would silently not be what it says.
 _WHY_NOT = {
   "enable_diloco": "DiLoCo averages weights outside the optimizer and would revive pruned ones",
-  "use_dpo": "preference training has a step of its own, which gives pruning neither its number nor masked gradients",
   "checkpoint_is_quantized": "the float kernels are not there to be pruned",
 }
 
@@ -344,6 +343,12 @@ def _refuse_combinations(keys: SparsityKeys, raw: Mapping[str, Any]) -> None:
   for key, reason in _WHY_NOT.items():
     if raw.get(key):
       raise ConfigError(f"{key}={raw[key]}: {reason}, set {key}=False or {name}={DEFAULTS[name]}")
+  if raw.get("use_dpo") and keys.pruning_method != "hold":
+    others = [key for key in active if key != "pruning_method" and getattr(keys, key) != DEFAULTS[key]]
+    raise ConfigError(
+      "use_dpo=True: preference training resumes without its optimizer, and a schedule would begin anew; prune first, "
+      f"then set pruning_method=hold and leave out {', '.join(others)}"
+    )
   if "rl" in raw:  # only RL trainers' YAML has this section
     raise ConfigError(f"{name}={getattr(keys, name)}: RL trainers do not pass through MaxText's train step, unset it")
   lora = raw.get("lora") or {}

@@ -1,6 +1,7 @@
 """Reads the parameters of a MaxText checkpoint, one array at a time, without building the model and without MaxText.
 
-A run's checkpoint lies in `RUN/checkpoints/STEP/items`; a parameters-only one in `.../items` or in the given folder.
+A run's checkpoint lies in `RUN/checkpoints/STEP/items`, that of `train_dpo` in `.../model_params`; a parameters-only one
+in `.../items` or in the given folder.
 Orbax reads it, locally or from any store that epath knows, such as `gs://`.
 """
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.pruning.prunable import describe_array, is_linear_kernel, Parameter
 
-_ITEMS = "items"
+_ITEMS = ("items", "model_params")
 _UNFINISHED = re.compile(r"\.orbax-checkpoint-tmp")
 # Random number generators of dropout are saved beside the weights.
 _NOT_WEIGHTS = re.compile(r"(^|/)(\w+_)?rngs(/|$)")
@@ -66,7 +67,7 @@ class Checkpoint:
   @property
   def folder(self) -> epath.Path:
     """The step's folder, or the parameters-only one."""
-    return self.items.parent if self.items.name == _ITEMS else self.items
+    return self.items.parent if self.items.name in _ITEMS else self.items
 
   @property
   def step(self) -> int | None:
@@ -137,7 +138,7 @@ def _find_items(path: epath.Path) -> epath.Path:
     if finished:
       path = max(finished, key=lambda entry: int(entry.name))
       break
-  items = path / _ITEMS if (path / _ITEMS).exists() else path
+  items = next((path / name for name in _ITEMS if (path / name).exists()), path)
   if not (items / "_METADATA").exists():
     raise ConfigError(f"{path}: not a checkpoint, or one that was never finished: {items.name}/_METADATA is missing")
   return items
@@ -159,10 +160,10 @@ def _metadata_tree(handler: Any, items: epath.Path) -> Any:
 
 
 def _leaves(tree: Any) -> Iterator[Leaf]:
-  """The model's arrays, wherever the trainer put them: `params/params/...` (pre-training), or at the root."""
+  """The model's arrays, wherever the trainer put them: `params/params/...` (pre-training), `base/...`, or at the root."""
   root: tuple[str, ...] = ()
-  while isinstance(tree, Mapping) and "params" in tree:
-    tree, root = tree["params"], (*root, "params")
+  while isinstance(tree, Mapping) and (name := next((name for name in ("params", "base") if name in tree), None)):
+    tree, root = tree[name], (*root, name)
   for keys, value in _flatten(tree):
     is_wrapped = keys[-1] == "value"
     path = _NUMBERED.sub(r"\1\2_\3", "/".join(keys[:-1] if is_wrapped else keys))

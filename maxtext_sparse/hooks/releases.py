@@ -8,7 +8,7 @@ from typing import Any
 
 from maxtext.configs import types
 
-from maxtext_sparse.hooks import config_hooks, loop_hooks, train_hooks
+from maxtext_sparse.hooks import config_hooks, loop_hooks, preference_hooks, train_hooks
 from maxtext_sparse.hooks.registry import Function, Hook
 from maxtext_sparse.hooks.settings import is_maxtext_config
 
@@ -79,6 +79,19 @@ def _optimizer(parameters: tuple[str, ...]) -> Hook:
   )
 
 
+def _forward_pass(*added: str) -> Hook:
+  return Hook(
+    target="maxtext.integration.tunix.tunix_adapter:TunixMaxTextAdapter.__call__",
+    parameters=(
+      *("self", "input_tokens", "positions", "cache", "attention_mask", "decoder_segment_ids", "output_hidden_states"),
+      *added,
+    ),
+    wrap=preference_hooks.mask_forward_pass,
+    reason="train_dpo differentiates through this call, before it accumulates gradients and clips them",
+    proof="tests/hooks/test_preferences.py",
+  )
+
+
 def _reinforcement_learning(parameters: tuple[str, ...]) -> Hook:
   return Hook(
     target="maxtext.utils.model_creation_utils:setup_configs_and_devices",
@@ -122,10 +135,15 @@ RELEASES: dict[str, tuple[Hook, ...]] = {
     _check_values(("raw_keys",)),
     _save_checkpoint(_observe_and_evaluate_last_step),
     _reinforcement_learning(("argv", "kwargs", "extra_kwargs")),
+    _forward_pass(),
     _optimizer(("config", "learning_rate_schedule", "model")),
   ),
   # NNX by default, Linen on request.
-  "0.2.4": (*_SINCE_0_2_4, _optimizer(("config", "learning_rate_schedule", "model"))),
+  "0.2.4": (*_SINCE_0_2_4, _forward_pass(), _optimizer(("config", "learning_rate_schedule", "model"))),
   # NNX only; get_optimizer gained the mesh.
-  "0.2.5": (*_SINCE_0_2_4, _optimizer(("config", "learning_rate_schedule", "model", "mesh"))),
+  "0.2.5": (
+    *_SINCE_0_2_4,
+    _forward_pass("forced_routed_experts", "segment_ids"),
+    _optimizer(("config", "learning_rate_schedule", "model", "mesh")),
+  ),
 }

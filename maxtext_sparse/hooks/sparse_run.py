@@ -16,11 +16,12 @@ from typing import Any
 import weakref
 
 import jax
+import pydantic
 
 from maxtext_sparse.config import SparsityKeys
 from maxtext_sparse.errors import ConfigError
 from maxtext_sparse.hooks.monitor import Monitor
-from maxtext_sparse.hooks.settings import schedule_of, Settings
+from maxtext_sparse.hooks.settings import schedule_of, Settings, values_of
 from maxtext_sparse.pruning.groups import plan_pruning, PruningPlan
 from maxtext_sparse.pruning.prunable import Parameter
 from maxtext_sparse.schedule import Schedule
@@ -82,17 +83,25 @@ def begin(config: Any, settings: Settings, parameters: Sequence[Parameter]) -> S
   Raises:
     ConfigError: the keys select no parameter, or their structure does not fit the model.
   """
-  assert settings.schedule is not None
-  trainable = config.get_keys().get("trainable_parameters_mask") or ()
-  steps = settings.schedule.steps
-  run = SparseRun(settings.keys, plan_pruning(settings.keys, parameters, steps, trainable))
+  run = SparseRun(settings.keys, plan_of(config, settings, parameters))
   _runs[config] = run
   return run
 
 
+def plan_of(config: Any, settings: Settings, parameters: Sequence[Parameter]) -> PruningPlan:
+  """What the settings of a config prune in its model, with the arguments and errors of `begin`."""
+  values = values_of(config)
+  assert values is not None and settings.schedule is not None
+  trainable = values.get("trainable_parameters_mask") or ()
+  return plan_pruning(settings.keys, parameters, settings.schedule.steps, trainable)
+
+
 def run_of(config: Any) -> SparseRun | None:
-  """The run of a config. None if training is dense, or if the object is not a MaxText config."""
-  if schedule_of(config) is None:
+  """The run of a config. None if training is dense, or if the object is not a MaxText config.
+
+  None too for the pydantic config of `train_dpo`, where zeros are held and there is nothing to follow.
+  """
+  if schedule_of(config) is None or isinstance(config, pydantic.BaseModel):
     return None
   run = _runs.get(config)
   assert run is not None, "the optimizer of a sparse run was built without the hook"

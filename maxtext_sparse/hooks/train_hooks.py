@@ -12,17 +12,16 @@ The forward pass of step 5 is the first of the sparse model, and its gradients a
 
 from typing import Any
 
-from flax import nnx
 import jax
 import optax
 import pydantic
 
 from maxtext_sparse.config import KEYS, SparsityKeys
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.hooks import sparse_run
+from maxtext_sparse.hooks import preference_hooks, sparse_run
 from maxtext_sparse.hooks.registry import Function
 from maxtext_sparse.hooks.settings import Settings, settings_of
-from maxtext_sparse.hooks.train_state import abstract_parameters, step_of
+from maxtext_sparse.hooks.train_state import abstract_parameters, masked_weights, step_of
 from maxtext_sparse.pruning.transform import mask_gradients, prune_by_plan
 
 
@@ -35,6 +34,9 @@ def wrap_optimizer(get_optimizer: Function) -> Function:
     settings = settings_of(config)
     if settings is None or settings.schedule is None:
       return get_optimizer(config, learning_rate_schedule, model, *args, **kwargs)
+    if preference_hooks.is_preference_training(config):
+      optimizer = get_optimizer(config, learning_rate_schedule, model, *args, **kwargs)
+      return preference_hooks.hold_zeros(optimizer, config, settings, model)
     _refuse_other_trainers(settings, config, model)
     optimizer = get_optimizer(config, learning_rate_schedule, model, *args, **kwargs)
     run = sparse_run.begin(config, settings, abstract_parameters(model, config))
@@ -111,13 +113,8 @@ def mask_loss_gradients(loss_fn: Function) -> Function:
     if params is not None:  # Linen passes the weights as an argument
       args = (data, dropout_rng, mask_gradients(params, run.is_prunable, is_masked), sparsity_state)
       return loss_fn(model, config, *args, is_train=is_train)
-    # NNX keeps them in the model, which outlives this call: it gets its own weights back.
-    weights = nnx.as_pure(nnx.state(model, nnx.Param))
-    nnx.update(model, mask_gradients(weights, run.is_prunable, is_masked))
-    try:
+    with masked_weights(model, run.is_prunable, is_masked):
       return loss_fn(model, config, *args, is_train=is_train)
-    finally:
-      nnx.update(model, weights)
 
   return sparse_loss_fn
 
@@ -125,9 +122,8 @@ def mask_loss_gradients(loss_fn: Function) -> Function:
 def _refuse_other_trainers(settings: Settings, config: Any, model: Any) -> None:
   """Raises ConfigError for trainers that build an optimizer here and then train without MaxText's own step.
 
-  Distillation passes no model. The SFT and DPO trainers based on tunix pass the pydantic config instead of
-  `HyperParameters`. Their step passes nothing but gradients to the optimizer, clipped already. The optimizer's own count
-  is no replacement for the step: a resume restores the weights alone, and the count begins anew.
+  Distillation passes no model. The SFT trainer based on tunix passes the pydantic config instead of `HyperParameters`, as
+  that for preferences does, which `preference_hooks` serves. Its step passes nothing but gradients to the optimizer.
   """
   if model is None or isinstance(config, pydantic.BaseModel):
     raise ConfigError(f"{settings.describe()}: {sparse_run.OWN_STEP}")

@@ -6,12 +6,15 @@
 MaxText 0.2.3 trains with the first by default, 0.2.4 with the second, and 0.2.5 knows only the second.
 """
 
+from collections.abc import Iterator
+import contextlib
 from typing import Any
 
 from flax import linen, nnx
 import jax
 
 from maxtext_sparse.pruning.prunable import Parameter, parameters_of
+from maxtext_sparse.pruning.transform import mask_gradients, PathFilter
 
 
 def step_of(state: Any) -> jax.Array:
@@ -43,6 +46,20 @@ def abstract_parameters(model: Any, config: Any) -> tuple[Parameter, ...]:
 
     return parameters_of(maxtext_utils.get_abstract_param(model, config)["params"])
   return parameters_of(nnx.state(model, nnx.Param))
+
+
+@contextlib.contextmanager
+def masked_weights(model: nnx.Module, is_prunable: PathFilter, is_masked: jax.Array | bool) -> Iterator[None]:
+  """Within the block, prunable weights of an NNX model that are zero get no gradient.
+
+  NNX keeps the weights in the model, which outlives the block: it gets its own ones back.
+  """
+  weights = nnx.as_pure(nnx.state(model, nnx.Param))
+  nnx.update(model, mask_gradients(weights, is_prunable, is_masked))
+  try:
+    yield
+  finally:
+    nnx.update(model, weights)
 
 
 def _is_nnx(state: Any) -> bool:

@@ -1,4 +1,7 @@
-"""A tiny instruction set, made on the spot: conversations about sums, and the tokenizer of the demo's text for them."""
+"""A tiny instruction set, made on the spot: conversations about sums, and the tokenizer of the demo's text for them.
+
+As preferences, the right sum is chosen, and one that is too large by one is rejected.
+"""
 
 import json
 from pathlib import Path
@@ -18,6 +21,28 @@ def conversations() -> list[dict]:
   ask = lambda a, b: {"role": "user", "content": f"What is {a} plus {b}?"}
   reply = lambda a, b: {"role": "assistant", "content": f"{a} plus {b} is {a + b}."}
   return [{"messages": [ask(a, b), reply(a, b)]} for a, b in pairs]
+
+
+def preferences() -> list[dict]:
+  """Questions, each with a chosen and a rejected answer."""
+  pairs = [(a, b) for a in range(21) for b in range(21)]
+  answer = lambda a, b, total: f"assistant: {a} plus {b} is {total}."
+  return [
+    {"input": f"user: What is {a} plus {b}?\n", "chosen": answer(a, b, a + b), "rejected": answer(a, b, a + b + 1)}
+    for a, b in pairs
+  ]
+
+
+def preference_data(folder: Path, text_data: dict) -> dict:
+  """Settings for `train_dpo`, offline; the arguments are those of `instruction_data`."""
+  settings = instruction_data(folder, text_data)
+  (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, preferences())))
+  return settings | {
+    "hf_train_files": folder / "pairs.jsonl",
+    "train_data_columns": "[input,chosen,rejected]",
+    "use_dpo": True,
+    "packing": False,
+  }
 
 
 def instruction_data(folder: Path, text_data: dict) -> dict:

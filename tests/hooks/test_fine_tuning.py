@@ -1,15 +1,17 @@
 """What follows a checkpoint: a dense or sparse model learns instructions; a dense one is pruned from step 0 of a run."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from maxtext_sparse.export.checkpoint import Checkpoint
+from maxtext_sparse.export.write import export_checkpoint
 from maxtext_sparse.pruning.prunable import is_linear_kernel
 from tests.faults.conftest import nursery
 from tests.faults.harness import SAVING
-from tests.hooks.harness import read_rows
+from tests.hooks.harness import arguments, read_rows
 from tests.hooks.instructions import instruction_data
 
 pytestmark = pytest.mark.slow
@@ -32,8 +34,12 @@ STEPS = 30
 
 
 def linear_weights(run: Path, step: int = STEPS - 1) -> dict[str, np.ndarray]:
-  """The linear layers of a checkpoint, by path."""
-  checkpoint = Checkpoint(str(run / "checkpoints" / str(step)))
+  """The linear layers of a run's checkpoint, by path."""
+  return linear_weights_in(run / "checkpoints" / str(step))
+
+
+def linear_weights_in(folder: Path) -> dict[str, np.ndarray]:
+  checkpoint = Checkpoint(str(folder))
   return {p.path: checkpoint.read(p.path) for p in checkpoint.parameters() if is_linear_kernel(p)}
 
 
@@ -126,3 +132,63 @@ def test_a_full_state_goes_on_at_its_own_step(nursery, out, saving, dense):
   assert run.column("step")[0] == STEPS and len(run.event_files()) == 5
   assert num_live(run.folder, 2 * STEPS - 1) == NUM_PRUNABLE - round(0.8 * NUM_PRUNABLE)
   assert run.column("learning/loss")[0] < losses(out, "start-dense")[0] - 1
+
+
+@pytest.fixture(scope="module")
+def imported(nursery, dense, tmp_path_factory) -> Path:
+  """The dense model as a Hugging Face folder, and that as a MaxText checkpoint of parameters."""
+  folder = tmp_path_factory.mktemp("imported")
+  export_checkpoint(str(dense), str(folder / "hf"), [])
+  child = nursery.command("import", str(folder / "hf"), str(folder / "mt"))
+  assert child.wait() == 0, child.log.read_text()
+  for path, weight in linear_weights(dense).items():
+    np.testing.assert_allclose(linear_weights_in(folder / "mt" / "0")[path], weight, rtol=1e-6, err_msg=path)
+  return folder / "mt"
+
+
+@pytest.fixture(scope="module")
+def loss_of_dense(nursery, out, saving, dense) -> float:
+  """The trained dense model's loss on the first batch, by MaxText without the plugin."""
+  items = dense / "checkpoints" / str(STEPS - 1) / "items"
+  nursery.train(out, "dense-again", call="stock", **saving | {"steps": 1}, load_parameters_path=items)
+  return losses(out, "dense-again")[0]
+
+
+FROM_FOLDER = {"unstructured": {"sparsity": 0.5}, "2:4": {"pruning_structure": "2:4"}}
+
+
+@pytest.fixture(scope="module")
+def pruned(request, nursery, out, saving, imported) -> Path:
+  """A run that prunes the imported folder from its step 0 on, as a user starts it."""
+  name = f"from-folder-{request.param}"
+  words = arguments(out, name, **saving | FROM_FOLDER[request.param] | FROM_STEP_0, per_device_batch_size=8)
+  child = nursery.command("train", str(imported / "model.yml"), *words)
+  assert child.wait() == 0, child.log.read_text()[-3000:]
+  return out / name
+
+
+def events(run: Path) -> list[dict]:
+  return [json.loads(path.read_text()) for path in sorted((run / "sparsity").glob("event_*.json"))]
+
+
+@pytest.mark.parametrize("pruned", FROM_FOLDER, indirect=True)
+def test_a_hugging_face_folder_is_pruned_from_step_0(out, pruned, loss_of_dense):
+  assert losses(out, pruned.name)[0] == pytest.approx(loss_of_dense, rel=1e-5), "the first step is the dense model's"
+  assert [event["step"] for event in events(pruned)] == [0, 5, 10, 15, 20]
+  assert num_live(pruned) == NUM_PRUNABLE // 2
+
+
+@pytest.mark.parametrize("pruned", ["unstructured"], indirect=True)
+def test_its_first_event_ranks_the_weights_of_the_folder(pruned, imported):
+  first = events(pruned)[0]
+  sizes = [np.abs(weight).ravel() for weight in linear_weights_in(imported / "0").values()]
+  ranked = np.sort(np.concatenate(sizes))[::-1]
+  assert ranked[first["nonzero_prunable"]] < first["threshold"] <= ranked[first["nonzero_prunable"] - 1]
+
+
+@pytest.mark.parametrize("pruned", ["2:4"], indirect=True)
+def test_each_group_of_its_inputs_complies_in_the_end(pruned):
+  matrices = list(Checkpoint(str(pruned)).matrices())
+  assert len(matrices) == 3 * 7 + 1
+  for name, matrix in matrices:  # [outputs, inputs]
+    assert np.all(np.count_nonzero(matrix.reshape(-1, 4), axis=1) == 2), name

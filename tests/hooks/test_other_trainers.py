@@ -1,4 +1,4 @@
-"""Trainers without MaxText's own train step: a sparse run is refused in one line, a dense run is left alone.
+"""Trainers without MaxText's own train step: what they cannot do is refused in one line, a dense run is left alone.
 
 None of them may take the sparsity keys and train dense.
 """
@@ -8,12 +8,13 @@ from types import SimpleNamespace
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from maxtext_sparse import hooks
 from maxtext_sparse.config_files import dump, read_config, stock_file
 from maxtext_sparse.errors import ConfigError
-from maxtext_sparse.hooks import sink_hooks
+from maxtext_sparse.hooks import preference_hooks, sink_hooks
 from tests.hooks.harness import arguments, SPARSE
 
 pytestmark = pytest.mark.release
@@ -39,16 +40,62 @@ def get_optimizer():
 
 ACTIVE = {"sparse": SPARSE, "hold": {"pruning_method": "hold"}}
 OPENING = {"sparse": r"^sparsity=0\.8: ", "hold": "^pruning_method=hold: "}
+PREFERENCES = {"use_dpo": True, "packing": False, "dataset_type": "grain", "grain_train_files": "pairs.parquet"}
+
+
+class Model(nnx.Module):
+  """What is enough of a model to build an optimizer for, in the shape of MaxText's adapter for tunix."""
+
+  def __init__(self, config=None):
+    self.mlp = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+    self.base = SimpleNamespace(config=config)
 
 
 @pytest.mark.parametrize("way", ACTIVE)
-def test_tunix_trainers_for_instructions_and_preferences_bring_the_pydantic_config(command_line, get_optimizer, way):
+def test_tunix_trainer_for_instructions_brings_the_pydantic_config(command_line, get_optimizer, way):
   from maxtext.configs import pyconfig
 
   get_optimizer(pyconfig.initialize_pydantic(command_line()), 0.1, object())
   config = pyconfig.initialize_pydantic(command_line(**ACTIVE[way]))
   with pytest.raises(ConfigError, match=OPENING[way] + "this trainer has a train step of its own"):
     get_optimizer(config, 0.1, object())
+
+
+def test_training_on_preferences_refuses_a_schedule(command_line):
+  from maxtext.configs import pyconfig
+
+  with pytest.raises(ConfigError, match=r"^use_dpo=True: .* set pruning_method=hold and leave out sparsity$"):
+    pyconfig.initialize_pydantic(command_line(**PREFERENCES, **SPARSE))
+
+
+def test_training_on_preferences_needs_zeros_to_hold(command_line, get_optimizer):
+  from maxtext.configs import pyconfig
+
+  config = pyconfig.initialize_pydantic(command_line(**PREFERENCES, **ACTIVE["hold"]))
+  with pytest.raises(ConfigError, match=r"^pruning_method=hold: no prunable weight is zero, .* load_parameters_path"):
+    get_optimizer(config, 0.1, Model())
+
+
+def test_training_on_preferences_masks_the_gradients_of_its_forward_pass_and_holds_the_zeros(command_line, get_optimizer):
+  """`test_preferences` trains; here is what its hooks do, without tunix."""
+  from maxtext.configs import pyconfig
+
+  config = pyconfig.initialize_pydantic(command_line(**PREFERENCES, **ACTIVE["hold"]))
+  model = Model(config)
+  model.mlp.kernel.set_value(model.mlp.kernel.get_value().at[:3].set(0))
+  before = model.mlp.kernel.get_value()
+  forward = preference_hooks.mask_forward_pass(lambda self, x: jnp.sum(self.mlp(x) ** 3))
+  gradients = nnx.grad(forward)(model, jnp.ones((2, 8)))
+  np.testing.assert_array_equal(gradients.mlp.kernel.get_value() == 0, before == 0)
+  np.testing.assert_array_equal(model.mlp.kernel.get_value(), before)
+  optimizer = nnx.Optimizer(model, get_optimizer(config, 0.1, model), wrt=nnx.Param)
+  optimizer.update(model, jax.tree.map(jnp.ones_like, gradients))
+  after = model.mlp.kernel.get_value()
+  np.testing.assert_array_equal(after == 0, before == 0)
+  assert jnp.all(after[3:] != before[3:])
+  dense = Model(pyconfig.initialize_pydantic(command_line(**PREFERENCES)))
+  dense.mlp.kernel.set_value(before)
+  assert jnp.all(nnx.grad(forward)(dense, jnp.ones((2, 8))).mlp.kernel.get_value() != 0)
 
 
 def test_a_logger_with_the_pydantic_config_describes_its_run(command_line):
@@ -69,13 +116,6 @@ def test_distillation_brings_no_model(command_line, get_optimizer, way):
   config = pyconfig.initialize(command_line(**ACTIVE[way]))
   with pytest.raises(ConfigError, match=OPENING[way] + "this trainer has a train step of its own"):
     get_optimizer(config, 0.1, model=None)
-
-
-class Model(nnx.Module):
-  """What is enough of a model to build an optimizer for."""
-
-  def __init__(self):
-    self.mlp = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("way", ACTIVE)

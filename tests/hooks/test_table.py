@@ -41,6 +41,7 @@ def test_the_set_of_replaced_attributes_is_frozen(table):
     "maxtext.configs.pyconfig:_initialize_pydantic",
     "maxtext.configs.pyconfig:_load_config",
     "maxtext.configs.pyconfig:_prepare_for_pydantic",
+    "maxtext.integration.tunix.tunix_adapter:TunixMaxTextAdapter.__call__",
     "maxtext.optimizers.optimizers:get_optimizer",
     "maxtext.trainers.pre_train.train:loss_fn",
     "maxtext.trainers.pre_train.train:main",
