@@ -83,33 +83,42 @@ def losses(out: Path, name: str) -> list[float]:
   return [row["learning/loss"] for row in read_rows(out / f"{name}.jsonl") if "learning/loss" in row]
 
 
-@pytest.mark.parametrize("keys", [{}, {"gradient_accumulation_steps": 2}], ids=["dpo", "accumulated"])
-def test_hold_keeps_exactly_the_zeros_of_the_checkpoint(train, start, out, keys):
-  name = f"preferences-{len(keys)}"
-  checkpoints, log = train(name, **HOLD, **keys)
+def assert_held(start: Path, checkpoints: Path) -> None:
+  """The linear layers were trained, and exactly the zeros of the start are zero."""
   before, after = linear(start), linear(checkpoints)
   assert before.keys() == after.keys() and len(before) == 8
   for path, weight in before.items():
     np.testing.assert_array_equal(after[path] == 0, weight == 0, err_msg=path)
     assert np.any(after[path] != weight), path
-  num_live = sum(int(np.count_nonzero(weight)) for weight in before.values())
+
+
+@pytest.fixture(scope="module")
+def held(train) -> tuple[Path, str]:
+  return train("preferences-held", **HOLD)
+
+
+def test_hold_keeps_exactly_the_zeros_of_the_checkpoint(held, start, out):
+  checkpoints, log = held
+  assert_held(start, checkpoints)
+  num_live = sum(int(np.count_nonzero(weight)) for weight in linear(start).values())
   assert f"{num_live} of them are live" in log
-  assert losses(out, name)[0] == pytest.approx(np.log(2), abs=1e-3), "the model and its reference begin as one"
-  assert losses(out, name)[-1] < 0.9 * losses(out, name)[0]
+  seen = losses(out, "preferences-held")
+  assert seen[0] == pytest.approx(np.log(2), abs=1e-3), "the model and its reference begin as one"
+  assert seen[-1] < 0.9 * seen[0]
 
 
-def test_a_resumed_run_holds_them_too(train, start, out):
-  train("preferences-resumed", **HOLD)
-  checkpoints, _ = train("preferences-resumed", **HOLD, steps=STEPS + 4)
-  assert sorted(int(path.name) for path in checkpoints.iterdir())[-2:] == [STEPS, STEPS + 4]
-  for path, weight in linear(start).items():
-    np.testing.assert_array_equal(linear(checkpoints)[path] == 0, weight == 0, err_msg=path)
+def test_a_resumed_run_holds_them_too(held, train, start):
+  checkpoints, _ = train("preferences-held", **HOLD, steps=STEPS + 4)
+  assert {str(STEPS), str(STEPS + 4)} <= {path.name for path in checkpoints.iterdir()}
+  assert_held(start, checkpoints)
 
 
-def test_gradients_are_clipped_by_the_norm_of_the_sparse_models(train, start):
+def test_gradients_are_accumulated_and_clipped_as_those_of_the_sparse_model(train, start):
   """With sgd and a small threshold, one update has exactly the norm learning rate x threshold."""
   keys = {"opt_type": "sgd", "steps": 1, "learning_rate": 1.0, "warmup_steps_fraction": 0.0}
-  checkpoints, _ = train("preferences-clipped", **HOLD, **keys, gradient_clipping_threshold=1e-3)
+  accumulated = {"gradient_accumulation_steps": 2, "gradient_clipping_threshold": 1e-3}
+  checkpoints, _ = train("preferences-clipped", **HOLD, **keys, **accumulated)
+  assert_held(start, checkpoints)
   before, after = weights(start), weights(checkpoints)
   squares = [np.sum(np.square(after[path].astype(np.float64) - before[path])) for path in before]
   assert np.sqrt(sum(squares)) == pytest.approx(1e-3, rel=1e-3)
