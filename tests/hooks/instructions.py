@@ -1,6 +1,6 @@
 """A tiny instruction set, made on the spot: conversations about sums, and the tokenizer of the demo's text for them.
 
-As preferences, the right sum is chosen, and one that is too large by one is rejected.
+As preferences, the right answer is chosen, and the one that says minus for plus is rejected.
 """
 
 import json
@@ -26,9 +26,9 @@ def conversations() -> list[dict]:
 def preferences() -> list[dict]:
   """Questions, each with a chosen and a rejected answer."""
   pairs = [(a, b) for a in range(21) for b in range(21)]
-  answer = lambda a, b, total: f"assistant: {a} plus {b} is {total}."
+  answer = lambda a, word, b: f"assistant: {a} {word} {b} is {a + b}."
   return [
-    {"input": f"user: What is {a} plus {b}?\n", "chosen": answer(a, b, a + b), "rejected": answer(a, b, a + b + 1)}
+    {"input": f"user: What is {a} plus {b}?\n", "chosen": answer(a, "plus", b), "rejected": answer(a, "minus", b)}
     for a, b in pairs
   ]
 

@@ -86,7 +86,7 @@ def losses(out: Path, name: str) -> list[float]:
 def assert_held(start: Path, checkpoints: Path) -> None:
   """The linear layers were trained, and exactly the zeros of the start are zero."""
   before, after = linear(start), linear(checkpoints)
-  assert before.keys() == after.keys() and len(before) == 8
+  assert before.keys() == after.keys() and len(before) == 7
   for path, weight in before.items():
     np.testing.assert_array_equal(after[path] == 0, weight == 0, err_msg=path)
     assert np.any(after[path] != weight), path
@@ -116,12 +116,12 @@ def test_a_resumed_run_holds_them_too(held, train, start):
 def test_gradients_are_accumulated_and_clipped_as_those_of_the_sparse_model(train, start):
   """With sgd and a small threshold, one update has exactly the norm learning rate x threshold."""
   keys = {"opt_type": "sgd", "steps": 1, "learning_rate": 1.0, "warmup_steps_fraction": 0.0}
-  accumulated = {"gradient_accumulation_steps": 2, "gradient_clipping_threshold": 1e-3}
+  accumulated = {"gradient_accumulation_steps": 2, "gradient_clipping_threshold": 1e-2}
   checkpoints, _ = train("preferences-clipped", **HOLD, **keys, **accumulated)
   assert_held(start, checkpoints)
   before, after = weights(start), weights(checkpoints)
   squares = [np.sum(np.square(after[path].astype(np.float64) - before[path])) for path in before]
-  assert np.sqrt(sum(squares)) == pytest.approx(1e-3, rel=1e-3)
+  assert np.sqrt(sum(squares)) == pytest.approx(1e-2, rel=1e-3)
 
 
 def test_without_hold_the_zeros_grow_back(train, start):
