@@ -116,6 +116,7 @@ def test_a_resumed_run_holds_them_too(held, train, start):
 def test_gradients_are_accumulated_and_clipped_as_those_of_the_sparse_model(train, start):
   """With sgd and a small threshold, one update has exactly the norm learning rate x threshold."""
   keys = {"opt_type": "sgd", "steps": 1, "learning_rate": 1.0, "warmup_steps_fraction": 0.0}
+  keys["learning_rate_final_fraction"] = 1.0  # MaxText begins a run of one step at the end of its decay
   accumulated = {"gradient_accumulation_steps": 2, "gradient_clipping_threshold": 1e-2}
   checkpoints, _ = train("preferences-clipped", **HOLD, **keys, **accumulated)
   assert_held(start, checkpoints)
