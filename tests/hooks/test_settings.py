@@ -131,7 +131,8 @@ def test_every_hook_passes_it_through_untouched(foreign):
 
 def foreign_arguments(parameters, config):
   """An argument for each parameter, the config among them; None if the function takes none."""
-  known = {"config": config, "self": types.SimpleNamespace(config=config), "immutable_data": {"config": config}}
+  owner = types.SimpleNamespace(config=config, base=types.SimpleNamespace(config=config))
+  known = {"config": config, "self": owner, "immutable_data": {"config": config}}
   known |= {"metrics": {"scalar": {"learning/loss": 1.0}}, "step": 3, "is_train": True, "python_vars": {"step": 19}}
   if not {"config", "self", "immutable_data"} & set(parameters):
     return None
