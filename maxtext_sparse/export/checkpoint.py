@@ -1,8 +1,8 @@
 """Reads the parameters of a MaxText checkpoint, one array at a time, without building the model and without MaxText.
 
-A run's checkpoint lies in `RUN/checkpoints/STEP/items`, that of `train_dpo` in `.../model_params`; a parameters-only one
-in `.../items` or in the given folder.
-Orbax reads it, locally or from any store that epath knows, such as `gs://`.
+A run's checkpoint lies in `RUN/checkpoints/STEP/items`, and one of `train_dpo` in `RUN/checkpoints/STEP/model_params`. A
+parameters-only one lies in `.../items` or in the given folder. Orbax reads it, locally or from any store that epath
+knows, such as `gs://`.
 """
 
 from collections.abc import Iterator, Mapping

@@ -10,7 +10,7 @@ from tests.cluster.image import DOCKERFILE, Image, is_ignored, steps_of
 from tests.hooks.harness import NUM_PRUNABLE, SPARSE, TINY_MODEL
 
 RELEASE = "0.2.5"
-PLACES = {"base_output_directory": "/root/out", "metrics_file": "/root/metrics.jsonl"}
+PLACES = {"base_output_directory": "/deps/out", "metrics_file": "/deps/metrics.jsonl"}
 ARGUMENTS = " ".join(f"{key}={value}" for key, value in (TINY_MODEL | SPARSE | PLACES).items())
 TRAINERS = {
   "plugin": [f"python3 -m maxtext_sparse.train base.yml {ARGUMENTS}"],
@@ -61,6 +61,6 @@ def test_every_line_of_the_dockerfile_runs_and_the_image_trains(target, tmp_path
   for number, line in enumerate(TRAINERS[target]):
     done = image.run(f"{line} run_name=run{number}", JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stdout[-3000:]
-    record = tmp_path / "root" / "out" / f"run{number}" / "sparsity"
+    record = tmp_path / "deps" / "out" / f"run{number}" / "sparsity"
     events = [json.loads(path.read_text()) for path in sorted(record.glob("event_*.json"))]
     assert len(events) == 4 and events[-1]["nonzero_prunable"] == pytest.approx(0.2 * NUM_PRUNABLE, abs=1)
